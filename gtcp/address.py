@@ -1,0 +1,66 @@
+"""Where a server listens and a client connects.
+
+Written ``host``, ``host:port``, ``[v6]:port`` or ``unix:/path``.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+DEFAULT_PORT = 8889
+
+
+class Address(msgspec.Struct, frozen=True):
+    """A TCP host and port, or the path of a unix socket (then ``path`` is not empty)."""
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse(text: str, default_port: int = DEFAULT_PORT) -> Address:
+    """Read an address as users write it.
+
+    Raises:
+        ValueError: with one line that names the address and what was expected.
+    """
+    if text.startswith("unix:"):
+        if not text[5:]:
+            raise _wrong(text)
+        return Address(path=text[5:])
+    if text.startswith("["):
+        host, bracket, rest = text[1:].partition("]")
+        if not bracket or ":" not in host or rest[:1] not in ("", ":"):
+            raise _wrong(text)
+        port = rest[1:] if rest else str(default_port)
+    elif text.count(":") > 1:  # a bare IPv6 address has no room for a port
+        host, port = text, str(default_port)
+    else:
+        host, colon, port = text.partition(":")
+        port = port if colon else str(default_port)
+    if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise _wrong(text)
+    return Address(host, int(port))
+
+
+def of_peer(name: object) -> str:
+    """What a socket's ``getpeername()`` says, as one string; a unix peer has no name."""
+    if isinstance(name, tuple):
+        return str(Address(name[0], name[1]))
+    return "unix:"
+
+
+def host_of(peer: str) -> str:
+    """The host in what ``of_peer`` says, without the port."""
+    return peer.rpartition(":")[0]
+
+
+def _wrong(text: str) -> ValueError:
+    return ValueError(
+        f"{text!r} is not an address: expected host, host:port, [v6]:port or unix:/path"
+    )

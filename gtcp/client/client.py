@@ -1,0 +1,412 @@
+"""The client: an ordinary call that returns the result or raises.
+
+The way of a call: find the deadline, encode (a bad argument costs no connection), let the pool
+pick a connection, wait for the reply, return or raise; and once more when it is certain that
+the handler did not run, or the caller said that twice does no harm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from time import monotonic
+from typing import Any, Final, TypeVar, overload
+
+import msgspec
+
+from gtcp import deadline as deadlines
+from gtcp.address import parse
+from gtcp.client.connection import Connection, error_of
+from gtcp.client.pool import Options, Pool
+from gtcp.client.pools import Pools, never_return
+from gtcp.client.retry import Retry
+from gtcp.client.stream import Item, Outcome, Stream
+from gtcp.errors import ConnectError, ConnectionLost, GtcpError, ProtocolError
+from gtcp.protocol import GOING_AWAY, Outgoing, Reply, encode_request
+
+R = TypeVar("R")
+
+DEFAULT_TIMEOUT = 30.0
+
+#: Seconds: who means "no limit" says None.
+LONGEST_TIMEOUT = 1e9
+
+
+class _Default:
+    """What stands for "the client's own"."""
+
+
+_DEFAULT: Final = _Default()
+
+
+class Client:
+    """Calls the commands of one server.
+
+    One client serves any number of greenlets and OS threads (each thread has connections of
+    its own), and survives ``fork``: the child opens its own. It connects when it is first
+    used, and again whenever it has to.
+
+    Args:
+        address: "host", "host:port", "[v6]:port" or "unix:/path"; port 8889 unless said.
+        timeout: seconds a call may take in all, unless the call says otherwise; None for no
+            limit.
+        retries: how often a call that certainly did not run (or any, if it is idempotent)
+            is tried again after the connection failed; 0 for never.
+        connect_timeout: seconds to resolve the name and connect, within the call's timeout;
+            None for no other limit.
+        min_connections: connections opened as soon as there are calls for them; as many as
+            the server has workers, to use them all.
+        max_connections: at most so many per OS thread.
+        max_in_flight: calls in flight on one connection before another is opened.
+        max_reply_bytes: the longest reply taken; None for no limit.
+        keepalive: seconds within which a dead server is found without traffic.
+
+    Raises:
+        ValueError: the address is none, or a limit is impossible.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        timeout: float | None = DEFAULT_TIMEOUT,
+        retries: int = 3,
+        connect_timeout: float | None = Options().connect_timeout,
+        min_connections: int = Options().min_connections,
+        max_connections: int = Options().max_connections,
+        max_in_flight: int = Options().max_in_flight,
+        max_reply_bytes: int | None = Options().max_reply_bytes,
+        keepalive: float | None = Options().keepalive,
+    ) -> None:
+        self.address = parse(address)
+        self._options = Options(
+            connect_timeout=connect_timeout,
+            min_connections=min_connections,
+            max_connections=max_connections,
+            max_in_flight=max_in_flight,
+            max_reply_bytes=max_reply_bytes,
+            keepalive=keepalive,
+        )
+        self._timeout = _checked(timeout)
+        self._retry = Retry(retries)
+        self._pools = Pools(lambda: Pool(self.address, self._options))
+
+    def __repr__(self) -> str:
+        return f"gtcp.Client({str(self.address)!r})"
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    @overload
+    def call(
+        self,
+        cmdid: int,
+        params: Any = None,
+        *,
+        timeout: float | _Default | None = ...,
+        idempotent: bool = ...,
+        meta: dict[str, str] | None = ...,
+        detach: bool = ...,
+    ) -> Any: ...
+    @overload
+    def call(
+        self,
+        cmdid: int,
+        params: Any = None,
+        *,
+        timeout: float | _Default | None = ...,
+        idempotent: bool = ...,
+        result: type[R],
+        meta: dict[str, str] | None = ...,
+        detach: bool = ...,
+    ) -> R: ...
+    def call(
+        self,
+        cmdid: int,
+        params: Any = None,
+        *,
+        timeout: float | _Default | None = _DEFAULT,
+        idempotent: bool = False,
+        result: Any = Any,
+        meta: dict[str, str] | None = None,
+        detach: bool = False,
+    ) -> Any:
+        """Call a command and return its result.
+
+        Args:
+            cmdid: the command's number.
+            params: a dict, a msgspec.Struct or a dataclass; None for no params.
+            timeout: seconds for everything: waiting for a connection, connecting, sending,
+                the handler, receiving, retries. By default the client's. Inside a handler,
+                what is left of the request's own time is the limit.
+            idempotent: running it twice does no harm: then it is tried again also when it
+                may have run.
+            result: a type the result is decoded into.
+            meta: strings passed along with the request.
+            detach: inside a handler, take ``timeout`` even if the request has less left.
+
+        Raises:
+            RemoteError: the server answered with a code other than 0.
+            CallTimeout: the deadline passed.
+            PoolTimeout: every connection was full until the deadline.
+            ConnectError: no connection came about.
+            ConnectionLost: the connection broke during the call.
+            ProtocolError: the peer does not speak gtcp, or the result does not fit ``result``.
+            TypeError, ValueError: params are not JSON; nothing was sent.
+        """
+        if type(cmdid) is not int or meta is not None:
+            _check(cmdid, meta)
+        deadline = self._deadline(timeout, detach)
+        pool = self._pools.here()
+        return _result(self._complete(pool, cmdid, params, deadline, meta, idempotent), result)
+
+    def notify(
+        self,
+        cmdid: int,
+        params: Any = None,
+        *,
+        timeout: float | _Default | None = _DEFAULT,
+        meta: dict[str, str] | None = None,
+    ) -> None:
+        """Send a request that gets no reply; returns when the kernel has the whole line.
+
+        Whether the handler runs, nobody will tell.
+
+        Raises:
+            CallTimeout, PoolTimeout, ConnectError, ConnectionLost: as for ``call``; with
+                ``executed`` "no" the line did not leave whole.
+            TypeError, ValueError: params are not JSON; nothing was sent.
+        """
+        _check(cmdid, meta)
+        deadline = self._deadline(timeout, detach=False)
+        pool = self._pools.here()
+        attempt = 0
+        while True:
+            try:
+                connection = _connection(pool, cmdid, params, deadline, meta)
+                connection.notify(cmdid, params, deadline, meta)
+            except (ConnectError, ConnectionLost) as exc:
+                attempt += 1
+                self._retry.wait_or_raise(exc, attempt, False, deadline)
+            else:
+                return
+
+    def map(
+        self,
+        cmdid: int,
+        params_iterable: Iterable[Any],
+        *,
+        window: int = 100,
+        ordered: bool = True,
+        timeout: float | _Default | None = _DEFAULT,
+        idempotent: bool = False,
+        result: Any = Any,
+        meta: dict[str, str] | None = None,
+        return_exceptions: bool = False,
+    ) -> Iterator[Any]:
+        """Call a command for every item of an iterable, many at a time; yield the results.
+
+        Nothing is sent before the first result is asked for. Memory stays bounded by the
+        window however long the iterable is. Closing the generator cancels what is in flight.
+
+        Args:
+            params_iterable: the params of each call.
+            window: calls in flight at the same time.
+            ordered: yield results in the order of the params; otherwise as they come in.
+            timeout: seconds for each call, from when it is sent.
+            return_exceptions: yield a call's exception in place of its result, and go on.
+
+        Raises:
+            ValueError: the window is less than 1.
+            GtcpError, TypeError, ValueError: what ``call`` raises, unless
+                ``return_exceptions``; the rest of the calls is cancelled.
+        """
+        if window < 1:
+            raise ValueError(f"window: expected 1 or more, got {window}")
+        _check(cmdid, meta)
+        return self._stream(
+            cmdid, iter(params_iterable), window, ordered, timeout, idempotent, result, meta,
+            return_exceptions,
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """Close all connections, also those of other threads. Calls in flight raise
+        ConnectionLost, later calls ConnectError."""
+        self._pools.close()
+
+    def stats(self) -> dict[str, int]:
+        """Counts since the client was made.
+
+        Returns:
+            dict: ``connections`` and ``in_flight`` now; ``opened`` connections, ``sent``
+            request lines, ``dropped`` replies nobody waited for, and ``retries`` so far.
+        """
+        return {**self._pools.counts(), "retries": self._retry.count}
+
+    def _deadline(self, timeout: float | _Default | None, detach: bool) -> float | None:
+        seconds = self._timeout if isinstance(timeout, _Default) else _checked(timeout)
+        own = None if seconds is None else monotonic() + seconds
+        inherited = None if detach else deadlines.current()
+        if inherited is None:
+            return own
+        return inherited if own is None else min(own, inherited)
+
+    def _complete(
+        self,
+        pool: Pool,
+        cmdid: int,
+        params: Any,
+        deadline: float | None,
+        meta: dict[str, str] | None,
+        idempotent: bool,
+        failure: Reply | GtcpError | None = None,
+    ) -> Reply:
+        """See a call through to a reply that is final, from its start or a first failure on.
+
+        Always in the pool it began in, by which a call of the parent that goes on in a forked
+        child is recognised there: it is not sent by both, and told nothing.
+        """
+        try:
+            return self._attempt(pool, cmdid, params, deadline, meta, idempotent, failure)
+        except GtcpError:
+            if pool.left_to_parent:
+                never_return()
+            raise
+
+    def _attempt(
+        self,
+        pool: Pool,
+        cmdid: int,
+        params: Any,
+        deadline: float | None,
+        meta: dict[str, str] | None,
+        idempotent: bool,
+        failure: Reply | GtcpError | None,
+    ) -> Reply:
+        attempt = 0
+        while True:
+            if failure is not None:
+                attempt += 1
+                error = error_of(failure) if isinstance(failure, Reply) else failure
+                self._retry.wait_or_raise(error, attempt, idempotent, deadline)
+            try:
+                connection = _connection(pool, cmdid, params, deadline, meta)
+                reply = connection.call(cmdid, params, deadline, meta)
+            except (ConnectError, ConnectionLost, ProtocolError) as exc:
+                failure = exc
+            else:
+                if reply.code != GOING_AWAY:
+                    return reply
+                connection.retire()
+                failure = reply
+
+    def _stream(
+        self,
+        cmdid: int,
+        source: Iterator[Any],
+        window: int,
+        ordered: bool,
+        timeout: float | _Default | None,
+        idempotent: bool,
+        result: Any,
+        meta: dict[str, str] | None,
+        return_exceptions: bool,
+    ) -> Iterator[Any]:
+        pool = self._pools.here()
+
+        def complete(params: Any, deadline: float | None, failure: Reply | GtcpError) -> Reply:
+            return self._complete(pool, cmdid, params, deadline, meta, idempotent, failure)
+
+        stream = Stream(ordered, complete)
+        more = True
+        try:
+            while True:
+                while more and len(stream) < window:
+                    try:
+                        params = next(source)
+                    except StopIteration:
+                        more = False
+                    else:
+                        item = Item(stream, params, self._deadline(timeout, detach=False))
+                        _start(pool, item, cmdid, meta)
+                        stream.add(item)
+                        if stream.ready():
+                            break  # the next params may be long in coming
+                if not stream:
+                    return
+                outcome = stream.take()
+                try:
+                    value = _result(outcome, result)
+                except Exception as exc:
+                    if not return_exceptions:
+                        raise
+                    value = exc
+                yield value
+        finally:
+            stream.abandon()
+
+
+def _connection(
+    pool: Pool, cmdid: int, params: Any, deadline: float | None, meta: dict[str, str] | None
+) -> Connection:
+    """A connection with room. A bad argument is found before one is opened or waited for."""
+    connection = pool.ready()
+    if connection is None:
+        encode_request(Outgoing(cmdid, params=params, meta=meta))
+        connection = pool.get(deadline)
+    return connection
+
+
+def _start(pool: Pool, item: Item, cmdid: int, meta: dict[str, str] | None) -> None:
+    """Send the call of one item; what goes wrong at once is its outcome."""
+    try:
+        connection = _connection(pool, cmdid, item.params, item.deadline, meta)
+        item.number = connection.send(item, cmdid, item.params, meta)
+        item.connection = connection
+    except (ConnectError, ConnectionLost) as exc:
+        item.deliver(exc)
+    except (GtcpError, TypeError, ValueError) as exc:
+        item.outcome = exc
+
+
+def _check(cmdid: Any, meta: Any) -> None:
+    """Refuse here what the server would refuse together with the whole connection."""
+    if isinstance(cmdid, bool) or not isinstance(cmdid, int):
+        raise TypeError(f"cmdid: expected an int, got {cmdid!r}")
+    if meta is None:
+        return
+    if not isinstance(meta, dict) or not all(
+        isinstance(each, str) for each in chain(*meta.items())
+    ):
+        raise TypeError("meta: expected a dict of strings")
+
+
+def _checked(timeout: float | None) -> float | None:
+    if timeout is not None and not 0 <= timeout <= LONGEST_TIMEOUT:
+        raise ValueError(
+            f"timeout: expected seconds from 0 to {LONGEST_TIMEOUT:g} or None, got {timeout!r}"
+        )
+    return timeout
+
+
+def _result(outcome: Outcome, wanted: Any) -> Any:
+    """The result of a call as the type that the caller asked for.
+
+    Raises:
+        RemoteError: the reply's code is not 0.
+        ProtocolError: the result does not fit the type.
+        Exception: the outcome itself, when it is one.
+    """
+    if not isinstance(outcome, Reply):
+        raise outcome
+    if outcome.code != 0:
+        raise error_of(outcome)
+    if wanted is Any:
+        return outcome.result
+    try:
+        return msgspec.convert(outcome.result, wanted, str_keys=True)
+    except msgspec.ValidationError as exc:
+        raise ProtocolError(f"the result does not fit: {exc}", executed="maybe") from exc

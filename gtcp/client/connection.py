@@ -1,0 +1,514 @@
+"""One socket, many calls in flight on it.
+
+Every call queues its line and gives the turn away; the lines queued in one turn of the event
+loop leave in one ``send``. Replies are read in the hub, which finds the waiting call by its id
+and switches straight into it. A call that stops waiting (its deadline, a kill) takes its id
+with it, so its late reply is recognised and dropped, and the connection lives on.
+
+Ids count the lines that were queued, so an id also says whether a line was handed over to the
+kernel: that is the line between "did not run" and "may have run".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Callable
+from time import monotonic
+from typing import Any, Protocol
+
+import msgspec
+from gevent import get_hub
+from gevent.exceptions import BlockingSwitchOutError
+from greenlet import getcurrent
+
+from gtcp.client.retry import ServerLeaving
+from gtcp.deadline import Alarm, earliest
+from gtcp.errors import (
+    REFUSALS,
+    CallTimeout,
+    ConnectionLost,
+    Executed,
+    GtcpError,
+    ProtocolError,
+    RemoteError,
+    RemoteTimeout,
+)
+from gtcp.protocol import (
+    GOING_AWAY,
+    LATE,
+    OWN_CMDID,
+    UNREADABLE,
+    LineBuffer,
+    Outgoing,
+    Reply,
+    decode_replies,
+    decode_reply,
+    depth_within,
+    encode_request,
+    is_plain,
+    is_utf8,
+)
+from gtcp.sockets import READ, WRITE, close_quietly, unheard
+
+RECV_BYTES = 262_144
+
+#: How deep a reply may nest: it guards the decoder, the server has its own, lower limit.
+MAX_REPLY_DEPTH = 500
+
+#: Seconds after which an idle connection is looked at before it is used again.
+STALE_AFTER = 0.001
+
+
+class Waiting(Protocol):
+    """Whoever waits for a reply."""
+
+    deadline: float | None
+
+    def deliver(self, outcome: Reply | GtcpError) -> None:
+        """Take the outcome; called in the hub, once."""
+
+
+class Call:
+    """A greenlet that waits for one reply."""
+
+    __slots__ = ("_greenlet", "_outcome", "deadline")
+
+    def __init__(self, deadline: float | None) -> None:
+        self.deadline = deadline
+        self._greenlet: Any = getcurrent()
+        self._outcome: Reply | GtcpError | None = None
+
+    def deliver(self, outcome: Reply | GtcpError) -> None:
+        """Wake the greenlet, if it still waits; called in the hub."""
+        if self._greenlet is not None:
+            self._outcome = outcome
+            self._greenlet.switch()
+
+    def wait(self) -> Reply:
+        """Give the turn away until there is an outcome."""
+        hub = get_hub()
+        if hub is self._greenlet:  # switching to itself returns at once: it would spin for ever
+            raise BlockingSwitchOutError("a call can't wait in a callback of the event loop")
+        switch = hub.switch
+        try:
+            while self._outcome is None:
+                switch()
+        finally:
+            self._greenlet = None  # killed or not: nobody may switch here any more
+        if isinstance(self._outcome, Reply):
+            return self._outcome
+        raise self._outcome
+
+
+class Connection:
+    """An open connection to a server. Belongs to the hub it was made in.
+
+    Args:
+        sock: connected, non-blocking; the connection's own from now on.
+        name: the server, for error messages.
+        max_reply_bytes: the longest reply line taken, None for no limit.
+        ended: called when it has closed, by whatever cause; must not block.
+        freed: called when calls have ended and others may take their places; must not block.
+
+    Attributes:
+        usable: whether new calls may be sent on it.
+        waiting: the calls in flight, by id.
+        sent: lines queued so far, which is the last id given.
+        dropped: replies that nobody waited for any more.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        name: str,
+        max_reply_bytes: int | None,
+        ended: Callable[[], None],
+        freed: Callable[[], None],
+    ) -> None:
+        self.usable = True
+        self.waiting: dict[int, Waiting] = {}
+        self.sent = 0
+        self.dropped = 0
+        self._name = name
+        self._sock = sock
+        self._loop = get_hub().loop
+        self._buffer = LineBuffer(max_reply_bytes)
+        self._alarm = Alarm(self._expire)
+        self._active = monotonic()
+        self._out: list[bytes] = []
+        self._chunk: list[bytes] = []  # the lines of a send that is under way
+        self._unsent = memoryview(b"")
+        self._handed_over = 0  # the last id whose line the kernel has whole
+        self._flush_due = False
+        self._said_goodbye = False
+        self._closed = False
+        self._ended = ended
+        self._freed = freed
+        self._senders: dict[int, Call] = {}
+        self._writer: Any = None
+        self._reader = self._loop.io(sock.fileno(), READ)
+        self._reader.start(self._readable)
+
+    def __repr__(self) -> str:
+        return f"<Connection to {self._name} in_flight={len(self.waiting)} usable={self.usable}>"
+
+    # Calling
+
+    def call(
+        self, cmdid: int, params: Any, deadline: float | None, meta: dict[str, str] | None
+    ) -> Reply:
+        """Send one request and wait for its reply.
+
+        Raises:
+            CallTimeout: the deadline passed; the connection stays usable.
+            ConnectionLost, ProtocolError: the connection is closed.
+            TypeError, ValueError: params are not JSON; nothing was sent.
+        """
+        call = Call(deadline)
+        number = self.send(call, cmdid, params, meta)
+        try:
+            return call.wait()
+        except BaseException:
+            self.forget(number)
+            raise
+
+    def send(
+        self, waiting: Waiting, cmdid: int, params: Any, meta: dict[str, str] | None = None
+    ) -> int:
+        """Queue one request whose reply goes to ``waiting``; returns its id."""
+        number = self.sent + 1
+        deadline = waiting.deadline
+        timeout = None if deadline is None else self._milliseconds_until(deadline)
+        line = encode_request(Outgoing(cmdid, number, timeout, params, False, meta))
+        self._queue(line)
+        self.waiting[number] = waiting
+        if deadline is not None:
+            self._alarm.by(deadline)
+        return number
+
+    def notify(
+        self, cmdid: int, params: Any, deadline: float | None, meta: dict[str, str] | None
+    ) -> None:
+        """Send one oneway request; returns when the kernel has its line.
+
+        Raises:
+            CallTimeout, ConnectionLost: ``executed`` is "no" if the line did not leave whole.
+        """
+        timeout = None if deadline is None else self._milliseconds_until(deadline)
+        self._queue(encode_request(Outgoing(cmdid, None, timeout, params, True, meta)))
+        number = self.sent
+        self._flush()
+        if self._closed:
+            raise self._lost(number)
+        if number > self._handed_over:
+            call = self._senders[number] = Call(deadline)
+            if deadline is not None:
+                self._alarm.by(deadline)
+            try:
+                call.wait()
+            except BaseException:
+                if self._senders.pop(number, None) is not None:
+                    self._take_back(number)
+                raise
+
+    def forget(self, number: int) -> None:
+        """A call is given up: its line is taken back, or the server told to stop its handler."""
+        if self.waiting.pop(number, None) is None or self._closed:
+            return
+        if not self._take_back(number):
+            cancel = {"op": "cancel", "id": number}
+            self._queue(encode_request(Outgoing(OWN_CMDID, None, None, cancel, True)))
+        self._places_freed()
+
+    def retire(self) -> None:
+        """Take no more calls; close when those in flight have their replies."""
+        self.usable = False
+        if not self.waiting:
+            self.close()
+
+    def look(self) -> bool:
+        """Whether a connection that lay idle is still usable: reads what has come meanwhile."""
+        if not self.waiting and not self._closed and monotonic() - self._active > STALE_AFTER:
+            self._readable()
+        return self.usable
+
+    # Ending
+
+    def close(self) -> None:
+        """Close at once; calls in flight raise ConnectionLost."""
+        self._end(lambda number: self._lost(number))
+
+    def shut(self) -> None:
+        """Tell the server that we go, from another thread; the rest is done in its own.
+
+        Only the thread itself may close the descriptor: it may be about to use its number.
+        """
+        self.usable = False
+        with contextlib.suppress(OSError):  # the server was faster
+            self._sock.shutdown(socket.SHUT_RDWR)
+
+    def abandon(self, stop_watching: bool) -> None:
+        """Close the descriptor without a word: for a child process that inherited it.
+
+        Args:
+            stop_watching: False when the event loop is not the calling thread's, or is gone.
+        """
+        self._closed = True
+        self.usable = False
+        if stop_watching:
+            self._stop_watching()
+        close_quietly(self._sock)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is closed."""
+        return self._closed
+
+    def _stop_watching(self) -> None:
+        self._alarm.stop()
+        for watcher in (self._reader, self._writer):
+            if watcher is not None:
+                watcher.stop()
+                watcher.close()
+
+    def _end(self, outcome: Callable[[int], GtcpError]) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self.usable = False
+        self._stop_watching()
+        close_quietly(self._sock)
+        self._count_handed_over()
+        ended = [*self.waiting.items(), *self._senders.items()]
+        self.waiting.clear()
+        self._senders.clear()
+        for number, waiting in ended:
+            # Not at once: this may be running in a greenlet that must not be left.
+            self._loop.run_callback(waiting.deliver, outcome(number))
+        self._ended()
+
+    def _executed(self, number: int) -> Executed:
+        return "no" if self._said_goodbye or number > self._handed_over else "maybe"
+
+    def _lost(self, number: int, why: str = "the connection is closed") -> ConnectionLost:
+        kind = ServerLeaving if self._said_goodbye else ConnectionLost
+        return kind(f"{self._name}: {why}", executed=self._executed(number))
+
+    def _milliseconds_until(self, deadline: float) -> int:
+        """What is left, as the wire says it; raises CallTimeout when nothing is."""
+        milliseconds = int((deadline - monotonic()) * 1000)
+        if milliseconds <= 0:
+            raise CallTimeout(f"{self._name}: the deadline passed", executed="no")
+        return milliseconds
+
+    def _take_back(self, number: int) -> bool:
+        """Remove a line that is still queued, so that its call certainly does not run."""
+        position = number - 1 - self._handed_over - len(self._chunk)
+        if position < 0:
+            return False
+        self._out[position] = b""
+        return True
+
+    def _expire(self, now: float) -> float | None:
+        """Fail the calls whose deadline has passed; what came in time still counts."""
+        due = self._due(now)
+        if due and not self._closed:
+            self._readable()
+        for number, waiting in due:
+            for those in (self.waiting, self._senders):
+                if those.get(number) is waiting:
+                    del those[number]
+                    executed: Executed = "no" if self._take_back(number) else "maybe"
+                    error = CallTimeout(f"{self._name}: the deadline passed", executed=executed)
+                    waiting.deliver(error)
+        if due and not self._closed:
+            if unheard(self._sock):
+                self.usable = False  # the next call gets a connection that may work
+            self._places_freed()
+        left = (*self.waiting.values(), *self._senders.values())
+        return earliest(*(each.deadline for each in left))
+
+    def _places_freed(self) -> None:
+        """Calls have ended: others may take their places, unless this connection ends too."""
+        if not self.usable and not self.waiting:
+            self.close()
+        else:
+            self._freed()
+
+    def _due(self, now: float) -> list[tuple[int, Waiting]]:
+        both = [*self.waiting.items(), *self._senders.items()]
+        return [each for each in both if each[1].deadline is not None and each[1].deadline <= now]
+
+    # Writing
+
+    def _queue(self, line: bytes) -> None:
+        self.sent += 1
+        self._out.append(line)
+        if not self._flush_due:
+            self._flush_due = True
+            self._loop.run_callback(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        if self._out and not self._chunk and not self._closed:
+            self._chunk, self._out = self._out, []
+            self._write(memoryview(b"".join(self._chunk)))
+
+    def _write(self, data: memoryview) -> None:
+        try:
+            count = self._sock.send(data)
+        except (BlockingIOError, InterruptedError):
+            count = 0
+        except OSError as exc:
+            self._unsent = data
+            self._unwritable(exc)
+            return
+        self._unsent = data[count:]
+        if self._unsent:
+            self._wait_until_writable()
+        else:
+            self._handed_over += len(self._chunk)
+            self._chunk.clear()
+
+    def _wait_until_writable(self) -> None:
+        if self._writer is None:
+            self._writer = self._loop.io(self._sock.fileno(), WRITE)
+        if not self._writer.active:
+            self._writer.start(self._writable)
+
+    def _writable(self) -> None:
+        self._write(self._unsent)
+        if not self._unsent and not self._closed:
+            self._writer.stop()
+            self._flush()
+            for number in [each for each in self._senders if each <= self._handed_over]:
+                call = self._senders.pop(number, None)  # the one before may have closed us
+                if call is not None:
+                    call.deliver(Reply(0))
+
+    def _unwritable(self, exc: OSError) -> None:
+        """The server takes no more: what it said before that is read first.
+
+        Not at once: this may be running in a greenlet that must not be left.
+        """
+        self.usable = False
+        if self._writer is not None:
+            self._writer.stop()
+        self._loop.run_callback(self._read_the_rest, exc)
+
+    def _read_the_rest(self, exc: OSError) -> None:
+        while not self._closed and self._readable():
+            pass
+        self._broken(exc)
+
+    def _count_handed_over(self) -> None:
+        """Of a send that broke off, count the lines that had left whole."""
+        sent = sum(map(len, self._chunk)) - len(self._unsent)
+        for line in self._chunk:
+            sent -= len(line)
+            if sent < 0:
+                break
+            self._handed_over += 1
+        self._chunk.clear()
+
+    # Reading
+
+    def _readable(self) -> bool:
+        """Read once and deliver; returns whether there was anything."""
+        try:
+            data = self._sock.recv(RECV_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError as exc:
+            self._broken(exc)
+            return False
+        self._active = monotonic()
+        if not data:
+            self._end(lambda number: self._lost(number, "the server closed the connection"))
+            return False
+        lines = self._buffer.feed(data)
+        if lines:
+            self._take(lines)
+        if self._buffer.overflow:
+            self._misspoken("a reply line is too long")
+        return True
+
+    def _take(self, lines: bytes) -> None:
+        try:
+            count = lines.count(b"\n")
+            replies = decode_replies(lines) if is_plain(lines, count, MAX_REPLY_DEPTH) else []
+            wrong = len(replies) != lines.count(b"\n")
+        except UNREADABLE:
+            wrong = True
+        if wrong:
+            self._take_one_by_one(lines)
+        else:
+            self._deliver(replies)
+
+    def _take_one_by_one(self, lines: bytes) -> None:
+        """Find out which line is wrong; what came before it still counts."""
+        replies: list[Reply] = []
+        error = ""
+        for line in lines.split(b"\n")[:-1]:
+            try:
+                replies.append(_read_reply(line))
+            except UNREADABLE as exc:
+                error = f"not a reply: {exc}"
+                break
+        self._deliver(replies)
+        if error:
+            self._misspoken(error)
+
+    def _deliver(self, replies: list[Reply]) -> None:
+        waiting = self.waiting
+        for reply in replies:
+            call = waiting.pop(reply.id, None)  # type: ignore[arg-type]
+            if call is not None:
+                call.deliver(reply)
+            elif reply.id is None:
+                self._without_id(reply)
+            else:
+                self.dropped += 1
+        self._places_freed()
+
+    def _without_id(self, reply: Reply) -> None:
+        """A line that answers no call in particular: the server goes, or refuses us.
+
+        After a refusal it reads nothing more. So the call whose line was the last did not run,
+        whether it was the one refused or came after it; of others nothing is certain.
+        """
+        if reply.code == GOING_AWAY:
+            self.usable = False
+            self._said_goodbye = True
+        elif reply.code in REFUSALS and self.waiting.keys() == {self.sent}:
+            self.usable = False
+            self.waiting.popitem()[1].deliver(reply)
+        else:
+            self._misspoken(f"a reply without an id: {reply.code} {reply.message[:200]}")
+
+    def _misspoken(self, why: str) -> None:
+        self._end(lambda number: ProtocolError(f"{self._name}: {why}", executed="maybe"))
+
+    def _broken(self, exc: OSError) -> None:
+        why = exc.strerror or str(exc)
+
+        def outcome(number: int) -> ConnectionLost:
+            error = self._lost(number, why)
+            error.__cause__ = exc
+            return error
+
+        self._end(outcome)
+
+
+def _read_reply(line: bytes) -> Reply:
+    """One reply line; raises one of ``UNREADABLE`` when it is none."""
+    if not is_utf8(line) or not depth_within(line, MAX_REPLY_DEPTH):
+        raise msgspec.DecodeError("it is not UTF-8, or nests too deep")
+    return decode_reply(line)
+
+
+def error_of(reply: Reply) -> RemoteError:
+    """The exception for a reply whose code is not 0."""
+    kind = RemoteTimeout if reply.code == LATE else RemoteError
+    return kind(reply.code, reply.message, reply.data)

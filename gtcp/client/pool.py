@@ -1,0 +1,323 @@
+"""Which connection takes a call: finds one with room, opens another, or waits for a free place.
+
+A connection carries many calls, so one is usually enough; another is opened only when every
+open one is full. Greenlets that find no connection at all wait for the one that is being
+opened instead of opening one each. A pool belongs to one hub: every OS thread has its own.
+
+Who waits in the queue is woken, never handed anything: he looks for himself, and queues again
+when somebody was faster. So a wake-up too many does no harm, and one that goes to a greenlet
+that is being killed is passed on.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from time import monotonic
+from typing import Any
+
+import gevent
+import msgspec
+from gevent import socket as gevent_socket
+from gevent.event import AsyncResult
+
+from gtcp.address import Address
+from gtcp.client.connection import Connection
+from gtcp.client.retry import ClientClosed
+from gtcp.deadline import earliest
+from gtcp.errors import CallTimeout, ConnectError, GtcpError, PoolTimeout
+from gtcp.sockets import adopt, close_quietly, tune
+
+#: Seconds after which opening one more is tried again, when it failed and others are open.
+REOPEN_AFTER = 1.0
+
+
+CLOSED = "the client is closed"
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """How a client's connections are opened and shared.
+
+    Attributes:
+        connect_timeout: seconds for name resolution and connecting, within the deadline.
+        min_connections: opened as soon as there are calls for them: several, to use several
+            workers behind one address.
+        max_connections: at most so many, per OS thread.
+        max_in_flight: calls in flight on one connection before another is opened; below what
+            a server takes (100), where calls that were given up may still be counted.
+        max_reply_bytes: the longest reply line taken, None for no limit.
+        keepalive: seconds within which a dead server is found while nothing is sent.
+    """
+
+    connect_timeout: float | None = 5.0
+    min_connections: int = 1
+    max_connections: int = 10
+    max_in_flight: int = 80
+    max_reply_bytes: int | None = 16 * 1024 * 1024
+    keepalive: float | None = 10.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min_connections <= self.max_connections:
+            raise ValueError(
+                "expected 1 <= min_connections <= max_connections, "
+                f"got {self.min_connections} and {self.max_connections}"
+            )
+        if self.max_in_flight < 1:
+            raise ValueError(f"max_in_flight: expected 1 or more, got {self.max_in_flight}")
+        for name in ("connect_timeout", "max_reply_bytes", "keepalive"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name}: expected more than 0, got {value}")
+
+
+class Pool:
+    """The connections of one client in one hub.
+
+    Attributes:
+        connections: the open ones, and those that are still waiting for last replies.
+        opened: connections opened so far.
+        left_to_parent: whether this is a forked child's copy of its parent's pool.
+    """
+
+    def __init__(self, address: Address, options: Options) -> None:
+        self.connections: list[Connection] = []
+        self.left_to_parent = False
+        self.opened = 0
+        self._address = address
+        self._options = options
+        self._opening = 0
+        self._reopen_at = 0.0
+        self._queue: deque[AsyncResult[None]] = deque()
+        self._ended_counts = {"sent": 0, "dropped": 0}
+        self._closed = ""  # or why it is
+
+    def ready(self) -> Connection | None:
+        """A connection with room for a call; None when one has to be opened or waited for."""
+        return None if self._queue else self._with_room()
+
+    def get(self, deadline: float | None) -> Connection:
+        """A connection with room for a call; opens one or waits, if it has to.
+
+        Raises:
+            PoolTimeout: every connection was full until the deadline.
+            CallTimeout: the deadline passed while one was being opened.
+            ConnectError: none could be opened, or the client is closed.
+        """
+        connection = self.ready()
+        while connection is None:
+            if self._closed:
+                raise ClientClosed(self._closed)
+            if self._may_open():
+                connection = self._opened(deadline)
+            else:
+                self._wait(deadline)
+                connection = self._with_room()
+        return connection
+
+    def close(self) -> None:
+        """Close every connection; calls in flight raise ConnectionLost."""
+        self._closed = CLOSED
+        for connection in list(self.connections):
+            connection.close()
+        self._fail_queue(ClientClosed(CLOSED))
+
+    def shut(self) -> None:
+        """From another thread: take no more calls, and say goodbye where none is in flight."""
+        self._closed = CLOSED
+        for connection in list(self.connections):
+            if not connection.waiting:
+                connection.shut()
+
+    def abandon(self, stop_watching: bool) -> None:
+        """Forget everything without a word to the server; see ``Connection.abandon``."""
+        self._closed = "the call was made in the process that this one was forked from"
+        for connection in self.connections:
+            connection.abandon(stop_watching)
+
+    def counts(self) -> dict[str, int]:
+        """For ``Client.stats``: connections, in_flight, opened, sent, dropped."""
+        live = self.connections
+        return {
+            "connections": len(live),
+            "in_flight": sum(len(each.waiting) for each in live),
+            "opened": self.opened,
+            "sent": self._ended_counts["sent"] + sum(each.sent for each in live),
+            "dropped": self._ended_counts["dropped"] + sum(each.dropped for each in live),
+        }
+
+    def _with_room(self) -> Connection | None:
+        """The usable connection with the fewest calls in flight; None to open one or wait."""
+        best, fewest, usable = None, self._options.max_in_flight, 0
+        for connection in self.connections:
+            if connection.usable:
+                usable += 1
+                if len(connection.waiting) < fewest:
+                    best, fewest = connection, len(connection.waiting)
+        if best is None or (fewest and self._too_few(usable)):
+            return None
+        return best if best.look() else self._with_room()
+
+    def _too_few(self, usable: int) -> bool:
+        """Whether another connection is to be opened, though there may be room."""
+        too_few = usable + self._opening < self._options.min_connections
+        return too_few and (not usable or monotonic() >= self._reopen_at)
+
+    def _may_open(self) -> bool:
+        usable = self._count_usable()
+        if self._too_few(usable):
+            return True
+        if usable + self._opening >= self._options.max_connections:
+            return False
+        if usable and monotonic() < self._reopen_at:
+            return False
+        # Those who wait for the connections being opened will find room there.
+        return len(self._queue) >= self._opening * self._options.max_in_flight
+
+    def _count_usable(self) -> int:
+        return sum(each.usable for each in self.connections)
+
+    def _opened(self, deadline: float | None) -> Connection | None:
+        """A new connection; None when there is none to be had, but others are open."""
+        try:
+            return self._open(deadline)
+        except ConnectError:
+            if self._closed or not self._count_usable():
+                raise
+            self._reopen_at = monotonic() + REOPEN_AFTER
+            return self._with_room()
+
+    def _open(self, deadline: float | None) -> Connection:
+        self._opening += 1
+        try:
+            sock = connect(self._address, self._options, deadline)
+        except ConnectError as exc:
+            if self._opening == 1 and not self._count_usable():
+                self._fail_queue(exc)
+            raise
+        except BaseException:
+            self._wake(1)  # this caller gives up: the next in the queue has to open one
+            raise
+        finally:
+            self._opening -= 1
+        limit = self._options.max_reply_bytes
+        connection = Connection(sock, str(self._address), limit, self._ended, self._freed)
+        self.connections.append(connection)
+        self.opened += 1
+        if self._closed:
+            connection.close()
+            raise ClientClosed(self._closed)
+        self._wake(self._options.max_in_flight - 1)
+        return connection
+
+    def _wait(self, deadline: float | None) -> None:
+        """Queue until there may be a free place, or a connection that somebody else opens."""
+        place: AsyncResult[None] = AsyncResult()
+        self._queue.append(place)
+        try:
+            place.wait(None if deadline is None else max(0.0, deadline - monotonic()))
+        except BaseException:
+            if place.ready():
+                self._wake(1)  # it was this one's turn: it goes to the next
+            raise
+        finally:
+            if not place.ready():
+                self._queue.remove(place)
+        if not place.ready():
+            raise self._no_place()
+        place.get()
+
+    def _no_place(self) -> GtcpError:
+        if self._count_usable():
+            return PoolTimeout(f"{self._address}: every connection is full")
+        return CallTimeout(f"{self._address}: the deadline passed", executed="no")
+
+    def _wake(self, count: int) -> None:
+        for _ in range(min(count, len(self._queue))):
+            self._queue.popleft().set(None)
+
+    def _freed(self) -> None:
+        """Calls have ended: as many of the queue as there are places may look for one."""
+        if self._queue:
+            limit = self._options.max_in_flight
+            places = sum(limit - len(each.waiting) for each in self.connections if each.usable)
+            self._wake(places + self._may_open())
+
+    def _fail_queue(self, exc: GtcpError) -> None:
+        """Those who waited for this connection get the same answer, in exceptions of their own."""
+        queue, self._queue = self._queue, deque()
+        for place in queue:
+            place.set_exception(_another(exc))
+
+    def _ended(self) -> None:
+        for connection in [each for each in self.connections if each.closed]:
+            self._ended_counts["sent"] += connection.sent
+            self._ended_counts["dropped"] += connection.dropped
+            self.connections.remove(connection)
+        self._freed()
+
+
+def _another(exc: GtcpError) -> GtcpError:
+    """An equal exception: one object raised in several greenlets would mix their tracebacks."""
+    kind = ClientClosed if isinstance(exc, ClientClosed) else ConnectError
+    return kind(str(exc))
+
+
+def connect(address: Address, options: Options, deadline: float | None) -> socket.socket:
+    """A connected, non-blocking socket.
+
+    Raises:
+        ConnectError: name resolution or connecting failed, or took longer than allowed.
+        CallTimeout: the deadline passed first; ``executed`` is "no".
+    """
+    now = monotonic()
+    allowed = None if options.connect_timeout is None else now + options.connect_timeout
+    when = earliest(allowed, deadline)
+    timer = gevent.Timeout.start_new(None if when is None else max(0.0, when - now))
+    try:
+        return _tuned(_connected(address), options)
+    except gevent.Timeout as fired:
+        if fired is not timer:
+            raise
+        if when == allowed:
+            seconds = f"{options.connect_timeout:g} s"
+            raise ConnectError(f"{address}: not connected within {seconds}") from None
+        raise CallTimeout(f"{address}: the deadline passed", executed="no") from None
+    except (OSError, ValueError) as exc:  # ValueError: a name that can't be one
+        why = getattr(exc, "strerror", None) or exc
+        raise ConnectError(f"can't connect to {address}: {why}") from exc
+    finally:
+        timer.close()
+
+
+def _tuned(connected: Any, options: Options) -> socket.socket:
+    sock = adopt(connected.detach())
+    try:
+        tune(sock, options.keepalive)
+    except OSError:
+        close_quietly(sock)
+        raise
+    return sock
+
+
+def _connected(address: Address) -> Any:
+    if address.path:
+        return _connect_one(socket.AF_UNIX, address.path)
+    error: OSError | None = None
+    host = address.host.encode("idna")  # in gevent's thread an error would be printed too
+    found = gevent_socket.getaddrinfo(host, address.port, type=socket.SOCK_STREAM)
+    for family, _kind, _proto, _name, where in found:
+        try:
+            return _connect_one(family, where)
+        except OSError as exc:
+            error = exc
+    raise error or OSError("the name has no addresses")
+
+
+def _connect_one(family: int, where: Any) -> Any:
+    sock = gevent_socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.connect(where)
+    except BaseException:
+        close_quietly(sock)
+        raise
+    return sock

@@ -1,0 +1,104 @@
+"""When a failed call is tried again, and how long after.
+
+Only what certainly did not run is, or anything if its caller called it idempotent. A budget
+(a token bucket, refilled with time) keeps a dead server from getting several times the load.
+A server that says it is going away (503) costs no token: it is there, and every call in flight
+on the connection is told so at the same moment.
+"""
+
+from __future__ import annotations
+
+import random
+from time import monotonic
+
+import gevent
+
+from gtcp.errors import ConnectError, ConnectionLost, GtcpError, ProtocolError, RemoteError
+from gtcp.protocol import GOING_AWAY
+
+#: Seconds before the first repetition of a call that found no connection; doubled each time.
+FIRST_BACKOFF = 0.02
+LONGEST_BACKOFF = 1.0
+
+#: Tokens in a full bucket, and how many come back each second.
+BUDGET = 100.0
+REFILL_PER_SECOND = 10.0
+
+
+class ClientClosed(ConnectError):
+    """The client was closed: trying again can't help."""
+
+
+class ServerLeaving(ConnectionLost):
+    """The server said that it goes, and then that this call did not run: no reply came."""
+
+
+class Retry:
+    """The retries of one client.
+
+    Args:
+        retries: how often one call is tried again at most.
+
+    Attributes:
+        count: repetitions so far.
+
+    Raises:
+        ValueError: when it is negative.
+    """
+
+    def __init__(self, retries: int) -> None:
+        if retries < 0:
+            raise ValueError(f"retries: expected 0 or more, got {retries}")
+        self.count = 0
+        self._retries = retries
+        self._tokens = BUDGET
+        self._refilled = monotonic()
+
+    def wait_or_raise(
+        self, error: GtcpError, attempt: int, idempotent: bool, deadline: float | None
+    ) -> None:
+        """Return when the call may be tried again; raise its error when it may not be.
+
+        Args:
+            attempt: which one failed, from 1.
+        """
+        pause = self._pause(error, attempt)
+        left = None if deadline is None else deadline - monotonic()
+        if (
+            attempt > self._retries
+            or not self._harmless(error, idempotent)
+            or (left is not None and pause >= left)
+            or not self._paid(error)
+        ):
+            raise error
+        self.count += 1
+        gevent.sleep(pause)
+
+    @staticmethod
+    def _harmless(error: GtcpError, idempotent: bool) -> bool:
+        if isinstance(error, RemoteError):
+            return error.code == GOING_AWAY
+        if isinstance(error, ClientClosed):
+            return False
+        if not isinstance(error, ConnectError | ConnectionLost | ProtocolError):
+            return False
+        return error.executed == "no" or idempotent
+
+    @staticmethod
+    def _pause(error: GtcpError, attempt: int) -> float:
+        """Nothing the first time that another connection may do; else backoff with jitter."""
+        if attempt == 1 and not isinstance(error, ConnectError):
+            return 0.0
+        longest = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** (attempt - 1))
+        return random.uniform(longest / 2, longest)
+
+    def _paid(self, error: GtcpError) -> bool:
+        if isinstance(error, RemoteError | ServerLeaving):
+            return True
+        now = monotonic()
+        refill = (now - self._refilled) * REFILL_PER_SECOND
+        self._tokens, self._refilled = min(BUDGET, self._tokens + refill), now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True

@@ -1,0 +1,142 @@
+"""How much time is left: of the running request, and of whatever narrowed it.
+
+A deadline is a point on the monotonic clock, in seconds; None means there is none. On the
+wire it is a duration, since two machines share no clock.
+
+The running request's deadline is not put into a context variable for every request: that
+would cost a fast handler a tenth of its time. It is looked up on the greenlet that runs the
+handler (a ``Carrier``) when somebody asks. ``with deadline(...)`` and ``spawn`` do use the
+context, so what they say goes where the context goes.
+"""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import monotonic
+from typing import Any, TypeVar
+
+import gevent
+from gevent import get_hub
+from greenlet import getcurrent, greenlet
+
+from gtcp.errors import CallTimeout
+
+R = TypeVar("R")
+
+#: How close together two looks at the waiting calls may be, seconds: it bounds the cost of
+#: many different deadlines at once, and by as much a deadline may be noticed late.
+RESOLUTION = 0.005
+
+_UNSET = float("nan")
+_narrowed: contextvars.ContextVar[float | None] = contextvars.ContextVar("gtcp_deadline")
+
+
+class Carrier(greenlet):
+    """A greenlet that runs requests; calls made in it inherit the running one's deadline."""
+
+    def running_deadline(self) -> float | None:
+        """The deadline of the request that runs in this greenlet, if it has one."""
+        raise NotImplementedError
+
+
+def current() -> float | None:
+    """The deadline that a call made here inherits, in monotonic seconds; None for none."""
+    narrowed = _narrowed.get(_UNSET)
+    if narrowed is not _UNSET:
+        return narrowed
+    running = getcurrent()
+    return running.running_deadline() if isinstance(running, Carrier) else None
+
+
+def remaining() -> float | None:
+    """Seconds until the current deadline, never below 0; None when there is none."""
+    when = current()
+    return None if when is None else max(0.0, when - monotonic())
+
+
+def earliest(*deadlines: float | None) -> float | None:
+    """The first of these to pass; None when none is set."""
+    return min((when for when in deadlines if when is not None), default=None)
+
+
+@contextmanager
+def deadline(seconds: float) -> Iterator[None]:
+    """Give a block at most this many seconds, or what is left of the request if that is less.
+
+    Calls inside inherit it, and a block that waits past it is stopped.
+
+    Raises:
+        CallTimeout: when the time passed while the block waited; ``executed`` is ``"maybe"``.
+    """
+    when = earliest(current(), monotonic() + seconds)
+    token = _narrowed.set(when)
+    timer = gevent.Timeout.start_new(seconds)
+    try:
+        yield
+    except gevent.Timeout as fired:
+        if fired is not timer:
+            raise
+        raise CallTimeout(f"the deadline of {seconds:g} s passed", executed="maybe") from None
+    finally:
+        timer.close()
+        _narrowed.reset(token)
+
+
+def spawn(function: Callable[..., R], *args: Any, **kwargs: Any) -> gevent.Greenlet[..., R]:
+    """Like ``gevent.spawn``, and the child has the context and the deadline of the parent.
+
+    Returns:
+        gevent.Greenlet: already scheduled.
+    """
+    context = contextvars.copy_context()
+    context.run(_narrowed.set, current())
+    return gevent.spawn(context.run, function, *args, **kwargs)
+
+
+class Alarm:
+    """One timer for the earliest of many deadlines.
+
+    A ``gevent.Timeout`` per call costs more than the rest of the call. Calls that end in
+    time need not be told here: the alarm goes off, finds nothing due and sets itself anew.
+
+    Args:
+        expire: called in the hub with the time; ends what is due and returns the next
+            deadline, or None. It must not block.
+    """
+
+    __slots__ = ("_at", "_expire", "_timer")
+
+    def __init__(self, expire: Callable[[float], float | None]) -> None:
+        self._expire = expire
+        self._timer: Any = None
+        self._at: float | None = None
+
+    def by(self, when: float) -> None:
+        """Go off when this deadline passes, or earlier."""
+        if self._at is None or when < self._at:
+            self._set(when, monotonic())
+
+    def stop(self) -> None:
+        """Never go off again."""
+        if self._timer is not None:
+            self._timer.stop()
+            self._timer.close()
+            self._timer = None
+        self._at = None
+
+    def _set(self, when: float, now: float) -> None:
+        self.stop()
+        self._at = when
+        self._timer = get_hub().loop.timer(max(0.0, when - now))
+        # The loop's own idea of the time may be old: without `update` a timer set after a
+        # long computation would go off early by as much.
+        self._timer.start(self._ring, update=True)
+
+    def _ring(self) -> None:
+        self._at = None
+        now = monotonic()
+        following = self._expire(now)
+        if following is not None and (self._at is None or following < self._at):
+            self._set(max(following, now + RESOLUTION), now)

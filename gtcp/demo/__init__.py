@@ -1,0 +1,1 @@
+"""``gtcp demo``: a server with sample commands, and a tour of them."""

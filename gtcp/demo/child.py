@@ -1,0 +1,29 @@
+"""The demo's server process: it lives as long as whoever holds the other end of its stdin."""
+
+from gevent import monkey
+
+monkey.patch_all()
+
+import contextlib  # noqa: E402
+import os  # noqa: E402
+
+from gevent.socket import wait_read  # noqa: E402
+
+from gtcp.demo.app import server  # noqa: E402
+from gtcp.server.settings import Settings  # noqa: E402
+
+STDIN, STDOUT = 0, 1
+
+
+def main() -> None:
+    """Listen on a free port, say where on stdout, stop at the end of stdin."""
+    server.settings = Settings(port=0)
+    server.start()
+    with contextlib.suppress(BrokenPipeError):  # then stdin has ended too
+        os.write(STDOUT, f"{server.addresses[0]}\n".encode())
+    wait_read(STDIN)  # nothing is ever written there: it ends, however our parent ends
+    server.stop(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,578 @@
+"""One connection: reads lines, has them run, writes the replies.
+
+Everything here happens in the hub, called back by the event loop, so a connection that
+waits costs no greenlet. Only what is logged is logged in one, since a log handler may wait. A
+read watcher stays started for the connection's whole life: gevent's ``recv`` would try in vain
+first and set one up for every wake-up.
+
+Life of a connection::
+
+    open ──► leaving (the server goes, or past bad framing: nothing that comes now is run)
+      │         └─ calls in flight are answered, then the last line ──► lingering
+      ├──► half closed (the peer sent FIN: calls with an id are cancelled)
+      └──► lost (reset, or the peer does not take its replies) ──► closed
+
+Lingering means: our side is shut down, what still comes is read and thrown away until the
+peer closes too or a moment has passed. Closing at once would send a reset, which can destroy
+the last reply in the peer's receive buffer.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import socket
+import struct
+from collections import Counter, deque
+from collections.abc import Callable
+from math import inf
+from time import monotonic, time
+from typing import TYPE_CHECKING, Any
+
+from gevent import get_hub, spawn
+from greenlet import getcurrent
+
+from gtcp.address import host_of
+from gtcp.protocol import (
+    BAD_REQUEST,
+    GOING_AWAY,
+    TOO_LARGE,
+    Failure,
+    LineBuffer,
+    Request,
+    Success,
+    encode_lines,
+)
+from gtcp.server.handler import Item, Rejection, Table, encode_safely, is_cancel
+from gtcp.server.logger import ACCESS, SERVER
+from gtcp.server.runner import Runner, Runners, Work, report
+from gtcp.sockets import READ, WRITE
+
+if TYPE_CHECKING:
+    from gtcp.server.settings import Settings
+
+log = logging.getLogger(SERVER)
+access = logging.getLogger(ACCESS)
+
+#: How much is read at once: one connection holds up the others by this much at most.
+RECV_BYTES = 65536
+
+#: How much is run before its replies are sent: it bounds what a peer that sends many requests
+#: and takes no replies can make a server keep, and is more than a busy client sends at once.
+PIECE_BYTES = 4096
+
+#: Replies of handlers that do not wait are kept for one `send`, but no more than this.
+MAX_QUEUED = 100
+
+#: SO_LINGER with no seconds: close() sends a reset.
+RESET = struct.pack("ii", 1, 0)
+
+#: Seconds a peer that was told 503 is given to close its side.
+GOODBYE_SECONDS = 0.25
+
+#: Seconds a peer that sent what can't be read is given to take the error line.
+REFUSED_SECONDS = 2.0
+
+
+class Context:
+    """What the connections of a server share: its commands, settings, runners, and each other."""
+
+    def __init__(self, table: Table, settings: Settings) -> None:
+        self.table = table
+        self.settings = settings
+        self.runners = Runners(settings.max_in_flight, settings.max_in_flight_per_connection)
+        self.connections: set[Connection] = set()
+        self.hosts: Counter[str] = Counter()  # open connections by peer host
+        limit = settings.max_connections
+        self.max_connections = inf if limit is None else limit
+        self.careful = settings.access_log
+        self.handled_before = 0  # by connections that are closed
+
+    @property
+    def handled(self) -> int:
+        """Requests taken so far."""
+        return self.handled_before + sum(each.handled for each in self.connections)
+
+    def gone(self, connection: Connection) -> None:
+        """Count a connection out that has closed."""
+        self.connections.discard(connection)
+        self.handled_before += connection.handled
+        host = host_of(connection.address)
+        self.hosts[host] -= 1
+        if not self.hosts[host]:
+            del self.hosts[host]
+
+    def too_many(self, host: str) -> str:
+        """Why a further connection of this host would be one too many; empty if it is not."""
+        if len(self.connections) >= self.max_connections:
+            return "too many connections"
+        limit = self.settings.max_connections_per_address
+        if limit is not None and self.hosts[host] >= limit:
+            return "too many connections from this address"
+        return ""
+
+    @property
+    def busy(self) -> bool:
+        """Whether a connection is open or a handler runs."""
+        return bool(self.connections or self.runners.in_flight)
+
+
+class Connection:
+    """One accepted socket. Lives in the hub of the server's thread.
+
+    Attributes:
+        address: the peer, "host:port".
+        since: when it was accepted, Unix seconds.
+        handled: requests taken so far.
+        in_flight: the runners whose handlers are blocked in a call of this connection.
+        ordered: requests without an id that wait for the one in flight before them; None
+            while none is in flight.
+        leaving: nothing that comes from now on is run.
+        active: when something last came, monotonic seconds.
+        stalled: since when the peer takes no reply, monotonic seconds; None while it does.
+    """
+
+    __slots__ = (
+        "_buffer",
+        "_closed",
+        "_context",
+        "_flushing",
+        "_begun",
+        "_goodbye",
+        "_half_closed",
+        "_held",
+        "_idle_timeout",
+        "_linger_seconds",
+        "_lingering",
+        "_out",
+        "_paused",
+        "_reader",
+        "_sock",
+        "_timer",
+        "_turning_away",
+        "_unsent",
+        "_writer",
+        "active",
+        "address",
+        "handled",
+        "in_flight",
+        "leaving",
+        "ordered",
+        "since",
+        "stalled",
+    )
+
+    def __init__(self, sock: socket.socket, address: str, context: Context) -> None:
+        self.address = address
+        self.since = time()
+        self.handled = 0
+        self.in_flight: set[Runner] = set()
+        self.ordered: deque[Item] | None = None
+        self.leaving = False
+        self.active = monotonic()
+        self.stalled: float | None = None
+        self._sock = sock
+        self._context = context
+        self._buffer = LineBuffer(context.settings.max_line_bytes)
+        self._out: list[bytes] = []
+        self._unsent = memoryview(b"")
+        self._flushing = False
+        self._half_closed = False
+        self._closed = False
+        self._lingering = False
+        self._turning_away = False  # requests with an id are still told that they don't run
+        self._held = b""  # lines that were received and have to wait
+        self._paused: Any = None  # the runner that waits until the peer takes replies
+        self._linger_seconds = GOODBYE_SECONDS
+        self._goodbye = b""  # the last line, until it is said
+        self._begun: tuple[float, int] | None = None  # when a sweep first saw this line begun
+        self._idle_timeout = _with_jitter(context.settings.idle_timeout)
+        self._timer: Any = None
+        self._writer: Any = None
+        self._reader: Any = get_hub().loop.io(sock.fileno(), READ)
+        self._reader.start(self._readable)
+        context.connections.add(self)
+        context.hosts[host_of(address)] += 1
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.address} handled={self.handled} in_flight={len(self.in_flight)}>"
+
+    @property
+    def line_begun(self) -> bool:
+        """Whether the peer has sent a part of a line and not its end."""
+        return self._buffer.begun
+
+    # Reading
+
+    def _readable(self) -> None:
+        try:
+            data = self._sock.recv(RECV_BYTES)
+            if not data:
+                self._end_of_stream()
+            elif not self.leaving:
+                self._received(data)
+            elif self._turning_away:
+                self._turn_away(self._buffer.feed(data))
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self.close()
+        except Exception:  # ours to mend; this connection is lost, the others go on
+            report(self.address)
+            self.close()
+
+    def _received(self, data: bytes) -> None:
+        self.active = now = monotonic()
+        lines = self._buffer.feed(data)
+        if len(lines) > PIECE_BYTES:
+            self._held = lines
+            self._go_on()
+            return
+        if lines:
+            self._serve(lines, now)
+            if self.ordered:
+                self._read_on_or_not()
+        if self._buffer.overflow and not self.leaving:
+            self._overflowed()
+
+    def _go_on(self) -> None:
+        """Serve what is held, piece by piece, as long as replies are taken and few wait."""
+        while self._held and not self.leaving and self.stalled is None and not self._crowded():
+            end = self._held.find(b"\n", PIECE_BYTES) + 1 or len(self._held)
+            piece, self._held = self._held[:end], self._held[end:]
+            self._serve(piece, self.active)
+        if self._buffer.overflow and not self._held and not self.leaving:
+            self._overflowed()
+        self._read_on_or_not()
+
+    def _overflowed(self) -> None:
+        limit = self._context.settings.max_line_bytes
+        self.reject(Rejection(TOO_LARGE, f"a request line may have at most {limit} bytes"))
+
+    def _serve(self, lines: bytes, now: float) -> None:
+        context = self._context
+        items, plain = context.table.read(lines)
+        runners = context.runners
+        quick = plain and not context.careful and runners.room
+        if quick and self.in_flight:
+            quick = self.ordered is None and not runners.full(self)
+        replies: list[Success | Failure] = []
+        work = Work(
+            self,
+            lines,
+            now,
+            connection=self,
+            items=items,
+            pending=iter(items),
+            quick=quick,
+            replies=replies,
+        )
+        self.handled += len(items)
+        runners.dispatch(work)
+        if self._out or self._unsent:
+            self.collect(work)
+            self._flush()
+        elif replies:
+            self._send(self._encode(work))
+        work.items = ()
+
+    def _crowded(self) -> bool:
+        """Whether many requests wait for their turn already."""
+        limit = self._context.settings.max_in_flight_per_connection
+        return limit is not None and self.ordered is not None and len(self.ordered) >= limit
+
+    def _read_on_or_not(self) -> None:
+        """Read no further while requests have to wait."""
+        if self._closed or self._half_closed or self.stalled is not None:
+            return
+        if self._held or self._crowded():
+            self._reader.stop()
+        elif not self._reader.active:
+            self._reader.start(self._readable)
+
+    def _end_of_stream(self) -> None:
+        """The peer has shut down its side: it hung up, or it waits for its last replies.
+
+        A gtcp client that goes has no use for replies any more. Others, which send no ids,
+        may have piped their requests in (`nc -N`): those get a moment to finish.
+        """
+        self._half_closed = True
+        self._reader.stop()
+        self._stop_calls(lambda request: request.id is not None)
+        if self.in_flight:
+            self._later(self._context.settings.half_close_grace, self._grace_is_over)
+        self._wind_up()
+
+    def _grace_is_over(self) -> None:
+        if self.ordered:
+            self.ordered.clear()
+        self._stop_calls(lambda _request: True)
+
+    # Writing
+
+    def answer(self, request: Request[Any], reply: Success | Failure, started: float) -> None:
+        """Queue the reply of one request; called by runners, in their own greenlets."""
+        line = b""
+        if not request.oneway:
+            line = encode_safely(reply, request, self._context.settings.max_reply_bytes)
+            self._queue(line)
+        if self._context.settings.access_log:
+            code = 0 if isinstance(reply, Success) else reply.code
+            self._log_access(request, code, monotonic() - started, len(line))
+
+    def reject(self, rejection: Rejection) -> None:
+        """Answer a line that is no request; after a fatal one nothing more is read."""
+        line = encode_lines([rejection.reply])
+        if rejection.fatal:
+            spawn(log.warning, "%s: %s; closing", self.address, rejection.reply.message)
+            self._leave(line, REFUSED_SECONDS)
+        elif rejection.reply_wanted:
+            self._queue(line)
+
+    def collect(self, work: Work) -> None:
+        """Take over what a batch has to say so far, so that later replies come after it."""
+        if work.replies:
+            self._out.append(self._encode(work))
+
+    def _encode(self, work: Work) -> bytes:
+        """The replies of a batch, in one go when nothing is wrong with any of them."""
+        limit = self._context.settings.max_reply_bytes
+        replies = work.replies
+        try:
+            data = encode_lines(replies)
+            wrong = data.count(b"\n") != len(replies) or (limit is not None and len(data) > limit)
+        except Exception:  # the results may hold objects whose code raises anything
+            wrong = True
+        if wrong:
+            data = b"".join(
+                encode_safely(reply, request, limit, spawn) for request, reply in work.answered()
+            )
+        replies.clear()
+        return data
+
+    def _queue(self, line: bytes) -> None:
+        if self._closed:
+            return
+        self._out.append(line)
+        if len(self._out) >= MAX_QUEUED:
+            self._flush()
+        elif not self._flushing:
+            self._flushing = True
+            get_hub().loop.run_callback(self._flush)
+
+    def _flush(self) -> None:
+        """Send what is queued; lines queued in the same turn of the loop leave together."""
+        self._flushing = False
+        if self._out and not self._unsent and not self._closed:
+            data = b"".join(self._out)
+            self._out.clear()
+            self._send(data)
+
+    def _send(self, data: bytes | memoryview) -> None:
+        if self._closed:
+            return
+        try:
+            sent = self._sock.send(data)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError:
+            self.close()
+            return
+        if sent < len(data):
+            self._unsent = memoryview(data)[sent:]
+            self._stall()
+
+    def _stall(self) -> None:
+        """The peer takes no more at the moment: wait for it, and read nothing meanwhile."""
+        self.stalled = monotonic()
+        self._reader.stop()
+        if self._writer is None:
+            self._writer = get_hub().loop.io(self._sock.fileno(), WRITE)
+        self._writer.start(self._writable)
+
+    def _writable(self) -> None:
+        rest, self._unsent = self._unsent, memoryview(b"")
+        self._writer.stop()
+        self.stalled = None
+        self._send(rest)
+        if self.stalled is None:
+            self._flush()
+        if self.stalled is None and not self._closed:
+            if self._paused is None:
+                self._go_on()
+            self._wake()
+            self._wind_up()
+
+    def wait_until_taken(self) -> None:
+        """Wait until the peer takes replies again or is given up; called by a runner."""
+        self._paused = getcurrent()
+        get_hub().switch()
+
+    def _wake(self) -> None:
+        if self._paused is not None:
+            run_callback = get_hub().loop.run_callback
+            run_callback(self._paused.switch)
+            run_callback(self._go_on)
+            self._paused = None
+
+    # Leaving
+
+    def go_away(self) -> None:
+        """Tell the peer that what has no reply after this line did not run, then close.
+
+        Calls in flight are answered first: the line must be true even if the process is
+        killed right after it. Until it is said, requests with an id are told one by one.
+        """
+        if self.leaving:
+            return
+        self._turning_away = True
+        if self.ordered:
+            self.ordered.clear()
+        self._turn_away(self._held)
+        self._leave(encode_lines([Failure(GOING_AWAY, "going away")]), GOODBYE_SECONDS)
+
+    def turn_away(self, item: Item) -> None:
+        """Tell a request that came too late to be run; without an id it can't be told."""
+        if not self._turning_away:
+            return
+        if isinstance(item, Rejection):
+            self._turning_away = not item.fatal
+            if item.id is not None:
+                self.reject(item)
+        elif is_cancel(item):
+            self.cancel(item.params.id)
+        elif item.id is not None and not item.oneway:
+            self._queue(encode_lines([Failure(GOING_AWAY, "going away", item.id)]))
+
+    def _turn_away(self, lines: bytes) -> None:
+        for item in self._context.table.read(lines)[0]:
+            self.turn_away(item)
+
+    def cancel(self, request_id: int | str | None) -> None:
+        """Stop the call with this id, if it is in flight: its caller has given up on it."""
+        if request_id is not None:
+            self._stop_calls(lambda request: request.id == request_id)
+
+    def cut(self) -> None:
+        """Close at once, and do not let the peer take it for a goodbye."""
+        if not (self._closed or self._lingering):
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        self.close()
+
+    def close(self) -> None:
+        """Close at once; what is in flight is cancelled. Harmless when closed already."""
+        if self._closed:
+            return
+        self._closed = self.leaving = True
+        for watcher in (self._reader, self._writer, self._timer):
+            if watcher is not None:
+                watcher.stop()
+                watcher.close()
+        self._sock.close()
+        self._out.clear()
+        self._unsent = memoryview(b"")
+        self._held = b""
+        if self.ordered:
+            self.ordered.clear()
+        self._wake()
+        self._context.gone(self)
+        self._stop_calls(lambda _request: True)
+
+    def one_less(self) -> None:
+        """A call of this connection has ended; called by its runner."""
+        if not self._closed:
+            get_hub().loop.run_callback(self._after_call)
+
+    def sweep(self, now: float) -> None:
+        """Look for what takes too long; called about once a second, so that nothing else is."""
+        settings = self._context.settings
+        if _over(self.stalled, settings.write_timeout, now):
+            spawn(log.warning, "%s: takes no replies; closing", self.address)
+            self.close()
+        elif self.line_begun:
+            # While it is not read from, the peer can't be blamed.
+            if self._begun is None or self._begun[1] != self.handled or not self._reader.active:
+                self._begun = now, self.handled
+            elif _over(self._begun[0], settings.line_timeout, now) and not self.leaving:
+                self.reject(Rejection(BAD_REQUEST, "the line was not finished in time"))
+        elif not self.in_flight and _over(self.active, self._idle_timeout, now):
+            self.go_away()
+
+    def _after_call(self) -> None:
+        if self._closed:
+            return
+        self.active = monotonic()
+        self._flush()
+        self._go_on()
+        self._wind_up()
+
+    def _leave(self, goodbye: bytes, linger: float) -> None:
+        """Run nothing that comes from now on; the last line is said after all replies."""
+        if self.leaving:
+            return
+        self.leaving = True
+        self._held = b""
+        self._goodbye, self._linger_seconds = goodbye, linger
+        self._read_on_or_not()
+        self._wind_up()
+
+    def _wind_up(self) -> None:
+        """Take the steps towards the end of the connection that can be taken by now."""
+        if self._closed or not (self.leaving or self._half_closed):
+            return
+        if self.in_flight or self.ordered is not None:
+            return
+        if self._goodbye:
+            self._turning_away = False
+            self._out.append(self._goodbye)
+            self._goodbye = b""
+            self._flush()
+        if self._unsent or self._out or self._closed:
+            return
+        if self._half_closed:
+            self.close()
+        elif not self._lingering:
+            self._linger()
+
+    def _linger(self) -> None:
+        self._lingering = True
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self.close()
+        else:
+            self._later(self._linger_seconds, self.close)
+
+    def _later(self, seconds: float, function: Callable[[], None]) -> None:
+        if self._timer is not None:
+            self._timer.stop()
+            self._timer.close()
+        self._timer = get_hub().loop.timer(seconds)
+        self._timer.start(function, update=True)
+
+    def _stop_calls(self, which: Callable[[Request[Any]], bool]) -> None:
+        for runner in self.in_flight:
+            request = runner.request
+            if request is not None and not request._command.run_to_end and which(request):
+                # Not at once: this may be running in a greenlet that must not be left.
+                get_hub().loop.run_callback(runner.stop, request, "the caller has gone")
+
+    def _log_access(self, request: Request[Any], code: int, seconds: float, sent: int) -> None:
+        access.info(
+            "%s %d %d %.1fms in=%d out=%d",
+            self.address,
+            request.cmdid,
+            code,
+            seconds * 1000,
+            len(request.raw_body) + 1,
+            sent,
+        )
+
+
+def _over(since: float | None, limit: float | None, now: float) -> bool:
+    return since is not None and limit is not None and now - since > limit
+
+
+def _with_jitter(seconds: float | None) -> float | None:
+    """Give or take 10 percent, so that connections opened together do not close together."""
+    return None if seconds is None else seconds * random.uniform(0.9, 1.1)

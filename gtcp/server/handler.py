@@ -1,0 +1,534 @@
+"""From cmdid to handler: what is registered, and how a line becomes a request for it.
+
+Everything that can be known at registration is found out there: type hints are resolved,
+a Struct of its own is made for every command (its cmdid is the tag), and one decoder over
+the union of them all reads a line straight into the right typed request.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import re
+import secrets
+import types
+import typing
+from collections.abc import Callable, Iterator, Sequence
+from time import monotonic, time
+from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin
+
+import msgspec
+
+from gtcp.errors import CommandError
+from gtcp.protocol import (
+    BAD_REQUEST,
+    FAILED,
+    NOT_FOUND,
+    OWN_CMDID,
+    UNREADABLE,
+    WRONG_PARAMS,
+    Batch,
+    Envelope,
+    Failure,
+    Request,
+    Success,
+    decode_envelope,
+    depth_within,
+    encode,
+    encode_reply,
+    is_plain,
+    is_utf8,
+)
+from gtcp.server.logger import SERVER, BaseLogger
+
+Handler = Callable[[Any], Any]
+HandlerT = TypeVar("HandlerT", bound=Callable[..., Any])
+AnyLogger = logging.Logger | BaseLogger
+
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+_DIGITS = re.compile(r"[0-9]{1,19}", re.ASCII)
+
+
+class BaseHandler:
+    """A handler that shares loggers, database handles or helpers with its like.
+
+    Sub-class it, override ``process`` and register the class: one instance is made per
+    registration, and serves every request of that command, several at the same time.
+
+    Attributes:
+        logger: where the handler logs, and where gtcp logs its failures; None is gtcp's own.
+    """
+
+    logger: ClassVar[AnyLogger | None] = None
+
+    def process(self, request: Any) -> Any:
+        """Answer one request; what is returned is the reply's result."""
+        raise NotImplementedError
+
+
+class Command:
+    """One registered command.
+
+    Attributes:
+        cmdid: its number.
+        name: the function's or class's name.
+        doc: its docstring, cleaned.
+        call: takes the request, returns the result.
+        params_type: what ``params`` are decoded into.
+        result_type: what the return annotation says; Any without one.
+        run_to_end: not stopped when its caller has gone.
+        logger: where its failures are logged.
+        request_type: the Struct that its lines are decoded into.
+    """
+
+    __slots__ = (
+        "call",
+        "cmdid",
+        "decode",
+        "doc",
+        "logger",
+        "name",
+        "params_type",
+        "request_type",
+        "result_type",
+        "run_to_end",
+    )
+
+    def __init__(
+        self,
+        cmdid: int,
+        target: Callable[..., Any],
+        *,
+        run_to_end: bool = False,
+        logger: AnyLogger | None = None,
+    ) -> None:
+        self.cmdid = cmdid
+        self.name: str = getattr(target, "__name__", type(target).__name__)
+        self.doc = inspect.getdoc(target) or ""
+        self.call: Handler = _instance_method(target) if isinstance(target, type) else target
+        self.run_to_end = run_to_end
+        own = getattr(target, "logger", None)
+        self.logger: AnyLogger = logger or own or logging.getLogger(SERVER)
+        annotation, self.result_type = _annotations(self.call, self.name)
+        self.request_type = _request_type(self, annotation)
+        self.params_type = _field_type(self.request_type, "params")
+        _refuse_custom_types(self.params_type, f"the params of {self.name}")
+        _refuse_custom_types(self.result_type, f"the result of {self.name}")
+        self.decode = msgspec.json.Decoder(self.request_type).decode
+
+    def describe(self) -> dict[str, Any]:
+        """Its row in the answer to ``{"op": "commands"}``."""
+        return {
+            "cmdid": self.cmdid,
+            "name": self.name,
+            "doc": self.doc,
+            "params": msgspec.json.schema(self.params_type),
+            "result": msgspec.json.schema(self.result_type),
+        }
+
+
+def _instance_method(cls: type) -> Handler:
+    if not issubclass(cls, BaseHandler):
+        raise TypeError(f"{cls.__name__} is not a gtcp.BaseHandler: derive it from there")
+    if cls.process is BaseHandler.process:
+        raise NotImplementedError(f"{cls.__name__} does not override process(self, request)")
+    return cls().process
+
+
+def _annotations(function: Callable[..., Any], name: str) -> tuple[Any, Any]:
+    """What a handler says its argument and its result are; Request and Any if it does not."""
+    parameters = list(inspect.signature(function).parameters.values())
+    needed = [each for each in parameters if each.default is each.empty]
+    if not parameters or len(needed) > 1:
+        raise TypeError(f"{name} must take one argument, the request")
+    try:
+        hints = typing.get_type_hints(function, include_extras=True)
+    except NameError as exc:
+        raise TypeError(f"an annotation of {name} can't be resolved: {exc}") from exc
+    result = hints.get("return", Any)
+    if result is object:
+        result = Any
+    return hints.get(parameters[0].name, Request), result
+
+
+def _request_type(command: Command, annotation: Any) -> type[Request[Any]]:
+    """A Struct for this command alone, tagged with its cmdid."""
+    base = get_origin(annotation) or annotation
+    if base is Any:
+        base = Request
+    if not (isinstance(base, type) and issubclass(base, Request)):
+        raise TypeError(
+            f"the argument of {command.name} is annotated {annotation!r}: "
+            f"expected gtcp.Request, gtcp.Request[T] or a subclass"
+        )
+    fields: dict[str, Any] = {}
+    defaults: dict[str, Any] = {}
+    if get_args(annotation):
+        fields["params"] = get_args(annotation)[0]
+    elif isinstance(_field_type(base, "params"), TypeVar):
+        fields["params"] = dict[str, Any]
+        defaults["params"] = {}
+
+    def body(namespace: dict[str, Any]) -> None:
+        namespace["__module__"] = base.__module__
+        namespace["__qualname__"] = base.__qualname__
+        namespace["__annotations__"] = fields
+        namespace.update(defaults, cmdid=command.cmdid, _command=command)
+
+    options = {"tag_field": "cmdid", "tag": command.cmdid, "kw_only": True}
+    return types.new_class(base.__name__, (base,), options, body)
+
+
+def _field_type(struct: type[msgspec.Struct], name: str) -> Any:
+    return next(field.type for field in msgspec.structs.fields(struct) if field.name == name)
+
+
+def _refuse_custom_types(annotation: Any, what: str) -> None:
+    """Raise TypeError for a type that msgspec can neither decode nor encode by itself."""
+    custom = _custom_type(msgspec.inspect.type_info(annotation), set())
+    if custom is not None:
+        raise TypeError(f"{what}: {custom!r} has no JSON form (use a msgspec.Struct or dataclass)")
+
+
+def _custom_type(info: Any, seen: set[int]) -> Any:
+    if isinstance(info, msgspec.inspect.CustomType):
+        return info.cls
+    if id(info) in seen:
+        return None
+    seen.add(id(info))
+    for part in _parts(info):
+        found = _custom_type(part, seen)
+        if found is not None:
+            return found
+    return None
+
+
+def _parts(info: Any) -> Iterator[Any]:
+    """The types that a type is made of."""
+    for name in getattr(info, "__struct_fields__", ()):
+        value = getattr(info, name)
+        values = value if isinstance(value, tuple) else (value,)
+        for each in values:
+            if isinstance(each, msgspec.inspect.Field):
+                yield each.type
+            elif isinstance(each, msgspec.inspect.Type):
+                yield each
+
+
+class Commands:
+    """A table of commands, to register handlers on in any module.
+
+    It may be filled from several modules; once a server serves it, it is fixed.
+    """
+
+    def __init__(self) -> None:
+        self._commands: dict[int, Command] = {}
+        self._fixed = False
+
+    def __iter__(self) -> Iterator[Command]:
+        return iter(sorted(self._commands.values(), key=lambda command: command.cmdid))
+
+    def __len__(self) -> int:
+        return len(self._commands)
+
+    def handler(
+        self, cmdid: int, *, run_to_end: bool = False, logger: AnyLogger | None = None
+    ) -> Callable[[HandlerT], HandlerT]:
+        """Decorate a function of one argument, or a ``BaseHandler`` subclass.
+
+        Args:
+            cmdid: the command's number, 1 or more (0 is gtcp's own).
+            run_to_end: do not stop the handler when its deadline passes or its caller hangs
+                up; what it calls then inherits no deadline either.
+            logger: where its failures are logged; by default its class's ``logger``.
+
+        Raises:
+            ValueError: the cmdid is reserved, or registered already.
+            TypeError: the annotations are not what a handler may have.
+            NotImplementedError: a class that does not override ``process``.
+            RuntimeError: the table is being served.
+        """
+        if isinstance(cmdid, bool) or not isinstance(cmdid, int):
+            raise TypeError(f"a cmdid is an int, got {cmdid!r}")
+        if cmdid == OWN_CMDID:
+            raise ValueError("cmdid 0 is gtcp's own")
+        if not 0 < cmdid < 2**63:
+            raise ValueError(f"a cmdid is from 1 to 2**63 - 1, got {cmdid}")
+
+        def register(target: HandlerT) -> HandlerT:
+            self._add(Command(cmdid, target, run_to_end=run_to_end, logger=logger))
+            return target
+
+        return register
+
+    def include(self, commands: Commands) -> None:
+        """Take in every command of another table.
+
+        Raises:
+            ValueError: a cmdid is registered in both.
+            RuntimeError: this table is being served.
+        """
+        for command in commands:
+            self._add(command)
+
+    def table(self, max_depth: int) -> Table:
+        """Fix the commands and make what a server looks them up in."""
+        self._fixed = True
+        return Table(list(self), max_depth=max_depth)
+
+    def answer(self, line: bytes) -> bytes:
+        """Run one request line through its handler, as a server would, without a network.
+
+        Returns:
+            The reply line with its newline; empty for a oneway request.
+        """
+        table = Table(list(self))
+        batch = Batch(_NOWHERE, line.rstrip(b"\r\n") + b"\n", monotonic())
+        item = table.read(batch.data)[0][0]
+        if isinstance(item, Rejection):
+            reply: Success | Failure = item.reply
+            wanted = item.reply_wanted
+        else:
+            item._batch = batch
+            item.timestamp = item.timestamp or int(time())
+            reply = run(item)
+            wanted = not item.oneway
+        request = item if isinstance(item, Request) else None
+        return encode_safely(reply, request, None) if wanted else b""
+
+    def _add(self, command: Command) -> None:
+        if self._fixed:
+            raise RuntimeError(f"cmdid {command.cmdid}: the server has started already")
+        known = self._commands.get(command.cmdid)
+        if known is not None and known is not command:
+            raise ValueError(
+                f"cmdid {command.cmdid} is registered twice: {known.name} and {command.name}"
+            )
+        self._commands[command.cmdid] = command
+
+
+class _Nowhere:
+    address = ""
+
+    def cancel(self, request_id: int | str | None) -> None:
+        """Nothing is ever in flight here."""
+
+
+_NOWHERE = _Nowhere()
+
+
+class Rejection:
+    """A line that no handler gets to see.
+
+    Attributes:
+        reply: what to answer.
+        id: as the request had it; without one the answer keeps its turn.
+        reply_wanted: False for a oneway request.
+        fatal: whether the stream can't be trusted after it.
+    """
+
+    __slots__ = ("fatal", "id", "reply", "reply_wanted")
+
+    def __init__(
+        self,
+        code: int,
+        message: str,
+        envelope: Envelope | Request[Any] | None = None,
+        data: Any = None,
+    ) -> None:
+        self.id = None if envelope is None else envelope.id
+        self.reply = Failure(code, message, self.id, data)
+        self.reply_wanted = envelope is None or not envelope.oneway
+        self.fatal = envelope is None
+
+
+Item = Request[Any] | Rejection
+
+
+def overtakes(item: Item) -> bool:
+    """Whether it does not wait for its turn though it has no id.
+
+    What can't be read ends the reading at once, and a call must not have to end before its
+    cancellation is heard.
+    """
+    return item.fatal if isinstance(item, Rejection) else is_cancel(item) and item.oneway
+
+
+def is_cancel(request: Request[Any]) -> bool:
+    """Whether it is gtcp's own request to stop a call in flight."""
+    return request.cmdid == OWN_CMDID and request.params.op == "cancel"
+
+
+class OwnParams(msgspec.Struct):
+    """The params of cmdid 0."""
+
+    op: str = "ping"
+    id: int | str | None = None
+
+
+class Table:
+    """The commands a server serves: reads lines into requests for them. Never changes."""
+
+    def __init__(self, commands: Sequence[Command], *, max_depth: int = 64) -> None:
+        own = Command(OWN_CMDID, self._own)
+        own.name = "gtcp"
+        self.max_depth = max_depth
+        self.commands = {command.cmdid: command for command in [own, *commands]}
+        types_ = tuple(each.request_type for each in self.commands.values())
+        decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(Union[types_])  # noqa: UP007
+        self._decode, self._decode_lines = decoder.decode, decoder.decode_lines
+
+    def read(self, data: bytes) -> tuple[Sequence[Item], bool]:
+        """What the lines ask for, in their order.
+
+        All at once when every line is a request that can run, one by one otherwise. After a
+        fatal rejection nothing more is read.
+
+        Returns:
+            The items, and whether all of them are requests.
+        """
+        lines = data.count(b"\n")
+        if is_plain(data, lines, self.max_depth):
+            try:
+                items = [self._decode(data)] if lines == 1 else self._decode_lines(data)
+            except Exception:
+                pass  # some line is not right: the slow way says which, and why
+            else:
+                if len(items) == lines:
+                    return items, True
+        return list(self._one_by_one(data)), False
+
+    def _one_by_one(self, data: bytes) -> Iterator[Item]:
+        for line in data.split(b"\n")[:-1]:
+            item = self._read_line(line.removesuffix(b"\r"))
+            yield item
+            if isinstance(item, Rejection) and item.fatal:
+                return
+
+    def _read_line(self, line: bytes) -> Item:
+        if not is_utf8(line):
+            return Rejection(BAD_REQUEST, "the request is not UTF-8")
+        if not depth_within(line, self.max_depth):
+            return Rejection(BAD_REQUEST, f"the request nests deeper than {self.max_depth}")
+        try:
+            envelope = decode_envelope(line)
+        except UNREADABLE as exc:
+            return Rejection(BAD_REQUEST, f"not a request: {without_values(exc)}")
+        cmdid = _number(envelope.cmdid)
+        if cmdid is None:
+            return Rejection(BAD_REQUEST, "not a request: cmdid is not a number")
+        command = self.commands.get(cmdid)
+        if command is None:
+            return Rejection(NOT_FOUND, f"unknown cmdid {str(cmdid)[:20]}", envelope)
+        return self._request(command, envelope, line)
+
+    def _request(self, command: Command, envelope: Envelope, line: bytes) -> Item:
+        fields = _decode_fields(line)
+        fields["cmdid"] = msgspec.Raw(b"%d" % command.cmdid)
+        fields["params"] = envelope.params
+        try:
+            request: Request[Any] = command.decode(encode(fields))
+        except UNREADABLE as exc:
+            return Rejection(WRONG_PARAMS, f"wrong params: {without_values(exc)}", envelope)
+        except Exception as exc:  # of code of the application: a Struct's __post_init__
+            return Rejection(WRONG_PARAMS, f"wrong params: {type(exc).__name__}", envelope)
+        return request
+
+    def _own(self, request: Request[OwnParams]) -> Any:
+        """gtcp's own commands: ping (the default), commands, cancel."""
+        op = request.params.op
+        if op == "ping":
+            return "pong"
+        if op == "commands":
+            return [each.describe() for each in self.commands.values() if each.cmdid != OWN_CMDID]
+        if op == "cancel":
+            return request._batch.peer.cancel(request.params.id)
+        raise _Refused(WRONG_PARAMS, "unknown op: expected ping, commands or cancel")
+
+
+class _Refused(Exception):
+    """An answer of gtcp's own commands with a code of gtcp's own: (code, message)."""
+
+
+def run(request: Request[Any]) -> Success | Failure:
+    """Run a request's handler; whatever it raises becomes a reply."""
+    try:
+        return Success(request._command.call(request), request.id)
+    except BaseException as exc:  # a handler may raise anything: SystemExit, a Timeout, ...
+        return failure(request, exc)
+
+
+def failure(request: Request[Any], exc: BaseException) -> Failure:
+    """The reply for what a handler raised; what it did not mean to raise is logged."""
+    if isinstance(exc, CommandError):
+        return Failure(exc.code, str(exc.message), request.id, exc.data)
+    if isinstance(exc, _Refused):
+        code, message = exc.args
+        return Failure(code, message, request.id)
+    return _failed(request, "raised", exc)
+
+
+def _directly(function: Callable[..., object], *args: Any, **kwargs: Any) -> None:
+    function(*args, **kwargs)
+
+
+def encode_safely(
+    reply: Success | Failure,
+    request: Request[Any] | None,
+    max_bytes: int | None,
+    log_by: Callable[..., object] = _directly,
+) -> bytes:
+    """The reply's line; if it can't be one, the line of a 500 that stands in for it.
+
+    Args:
+        log_by: called with the log call and its arguments; in the hub nothing may wait, not
+            even a log handler.
+    """
+    try:
+        return encode_reply(reply, max_bytes)
+    except Exception as exc:
+        if request is None:
+            raise  # gtcp's own refusals are always writable
+        why = "returned what can't be sent"
+        return encode_reply(_failed(request, why, exc, log_by), None)
+
+
+def _failed(
+    request: Request[Any],
+    what: str,
+    exc: BaseException,
+    log_by: Callable[..., object] = _directly,
+) -> Failure:
+    """Log a handler's failure under an id that its caller is told too."""
+    error_id = secrets.token_hex(6)
+    command = request._command
+    log_by(
+        command.logger.error,
+        "cmdid %d (%s) %s for %s: %s, error id %s",
+        command.cmdid,
+        command.name,
+        what,
+        request.address or "nobody",
+        type(exc).__name__,
+        error_id,
+        exc_info=exc,
+    )
+    return Failure(
+        FAILED, f"the handler failed, error id {error_id}", request.id, {"error_id": error_id}
+    )
+
+
+_VALUE = re.compile(r"(nvalid (?:enum )?value) .*?(?= - at |$)", re.DOTALL)
+
+
+def without_values(exc: BaseException) -> str:
+    """What msgspec found wrong and where, without the value it found there."""
+    return _VALUE.sub(r"\1", str(exc))
+
+
+def _number(cmdid: int | str) -> int | None:
+    """A cmdid as a number; the ancestor took digits in a string too."""
+    if isinstance(cmdid, int):
+        return cmdid
+    return int(cmdid) if _DIGITS.fullmatch(cmdid) else None

@@ -1,0 +1,160 @@
+"""A listening socket: accepts connections in the hub and hands them over."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+import stat
+from collections.abc import Callable
+from typing import Any
+
+from gevent import get_hub, spawn
+
+from gtcp.address import Address
+from gtcp.server.logger import SERVER
+from gtcp.sockets import READ, System, adopt
+
+log = logging.getLogger(SERVER)
+
+Accepted = Callable[[socket.socket, Any], None]
+
+#: What accept() says when there is no room for another descriptor: worth waiting, not failing.
+NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+#: Seconds to wait before trying again.
+PAUSE = 0.5
+
+
+def listen(address: Address, backlog: int) -> socket.socket:
+    """A listening socket on this address.
+
+    A file left behind by a unix socket nobody listens on any more is replaced.
+
+    Raises:
+        OSError: in use, not permitted, or no such host; the message names the address.
+    """
+    try:
+        return _unix(address, backlog) if address.path else _tcp(address, backlog)
+    except OSError as exc:
+        raise type(exc)(exc.errno, f"can't listen on {address}: {exc.strerror or exc}") from exc
+
+
+def _tcp(address: Address, backlog: int) -> socket.socket:
+    family, kind, proto, _name, where = socket.getaddrinfo(
+        address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    sock = System(family, kind, proto)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(where)
+        return _listening(sock, backlog)
+    except OSError:
+        sock.close()
+        raise
+
+
+def _unix(address: Address, backlog: int) -> socket.socket:
+    _remove_stale(address.path)
+    sock = System(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.bind(address.path)
+        return _listening(sock, backlog)
+    except OSError:
+        sock.close()
+        raise
+
+
+def _listening(sock: socket.socket, backlog: int) -> socket.socket:
+    sock.setblocking(False)
+    sock.listen(backlog)
+    return sock
+
+
+def _remove_stale(path: str) -> None:
+    if not (os.path.exists(path) and stat.S_ISSOCK(os.stat(path).st_mode)):
+        return
+    with System(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)  # where somebody listens but does not accept, it would wait
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+        except BlockingIOError:
+            pass  # in use, as bind() will say
+
+
+class Listener:
+    """Accepts connections from one listening socket. Belongs to one hub.
+
+    Args:
+        sock: listening; whoever made it closes it, unless ``close`` is called.
+        accepted: gets every new socket, non-blocking, and its address; must not block.
+        at_once: connections accepted per wake-up: with several processes on one socket, 1
+            spreads them better.
+    """
+
+    def __init__(self, sock: socket.socket, accepted: Accepted, *, at_once: int = 100) -> None:
+        self._sock = sock
+        self._accepted = accepted
+        self._at_once = at_once
+        loop = get_hub().loop
+        self._watcher = loop.io(sock.fileno(), READ)
+        self._pause = loop.timer(PAUSE)
+        self._watcher.start(self._acceptable)
+
+    @property
+    def address(self) -> Address:
+        """Where it listens: the real port when 0 was asked for."""
+        name = self._sock.getsockname()
+        if isinstance(name, tuple):
+            return Address(name[0], name[1])
+        return Address(path=os.fsdecode(name))
+
+    def stop(self) -> None:
+        """Accept no more; what waits in the queue is left to others on the same socket."""
+        for watcher in (self._watcher, self._pause):
+            watcher.stop()
+            watcher.close()
+
+    def close(self) -> None:
+        """Take in what waits in the queue already, then close the socket.
+
+        Closing would reset those connections, and their clients could not tell whether what
+        they sent has run.
+        """
+        while self._accept_one():
+            pass
+        self.stop()
+        path = self.address.path
+        self._sock.close()
+        if path and os.path.exists(path):
+            os.unlink(path)
+
+    def _acceptable(self) -> None:
+        for _ in range(self._at_once):
+            if not self._accept_one():
+                return
+
+    def _accept_one(self) -> bool:
+        try:
+            # `accept` would return a gevent socket where the module is patched.
+            fd, address = self._sock._accept()  # type: ignore[attr-defined]
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return False
+        except OSError as exc:
+            if exc.errno not in NO_ROOM:
+                raise
+            self._wait_for_room(exc)
+            return False
+        self._accepted(adopt(fd), address)
+        return True
+
+    def _wait_for_room(self, exc: OSError) -> None:
+        # In a greenlet of its own: a log handler may wait.
+        spawn(log.error, "can't accept connections for now: %s", exc.strerror)
+        self._watcher.stop()
+        self._pause.start(self._watcher.start, self._acceptable)

@@ -1,0 +1,404 @@
+"""The greenlets that run handlers: inline until one blocks.
+
+The hub reads a connection's lines and switches into an idle ``Runner`` with them. The runner
+calls one handler after another. When all have returned it goes idle and the hub, which is
+where it left off, sends the replies: a fast handler costs two greenlet switches a wake-up,
+no greenlet of its own and no timer. When a handler blocks, it is the hub that goes on too,
+sees that the runner did not come back idle, and hands the rest of the lines to the next
+runner. Only then is the call put on the list of those in flight, is its deadline watched,
+can it be cancelled: all that a handler which never waits could not notice anyway.
+
+Requests without an id keep their order: while one of them is blocked, those behind it on the
+same connection queue up, and its runner takes them when it is done.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections import deque
+from collections.abc import Iterator, Sequence
+from math import inf
+from operator import length_hint
+from time import monotonic, time
+from typing import TYPE_CHECKING, Any, cast
+
+from gevent import GreenletExit, get_hub, spawn
+
+from gtcp.deadline import Alarm, Carrier, earliest
+from gtcp.errors import CallTimeout, Cancelled
+from gtcp.protocol import LATE, OVERLOADED, Batch, Failure, Request, Success
+from gtcp.server.handler import Item, Rejection, failure, overtakes
+from gtcp.server.logger import SERVER
+
+if TYPE_CHECKING:
+    from gtcp.server.connection import Connection
+
+log = logging.getLogger(SERVER)
+
+#: Seconds by which the deadline of a nested call may be earlier: it travels in milliseconds.
+CLOSE = 0.002
+
+#: Idle runners kept for the next handlers that block; more are let go.
+MAX_IDLE = 100
+
+
+class Work(Batch, kw_only=True, gc=False):
+    """A batch on its way through the runners.
+
+    Attributes:
+        connection: where it came from.
+        items: what was read from the lines, in their order; taken away when all have run,
+            since they refer to the work.
+        pending: the items that no runner has taken yet; shared by the runners that follow
+            one another.
+        quick: whether nothing needs a closer look: all requests, none to be queued, refused
+            or logged.
+        replies: of the requests that ran quickly, in their order.
+    """
+
+    connection: Connection
+    items: Sequence[Item]
+    pending: Iterator[Item]
+    quick: bool
+    replies: list[Success | Failure]
+
+    def current(self) -> Request[Any]:
+        """The request that was taken last: a list's iterator tells how many are left."""
+        item = self.items[len(self.items) - length_hint(self.pending) - 1]
+        assert isinstance(item, Request)
+        return item
+
+    def answered(self) -> Iterator[tuple[Request[Any], Success | Failure]]:
+        """The requests that ran quickly, each with its reply."""
+        requests = (item for item in self.items if isinstance(item, Request) and not item.oneway)
+        return zip(requests, self.replies, strict=False)
+
+    def line_of(self, request: Request[Any]) -> bytes:
+        """The line that this request was read from; empty when the items were taken away."""
+        if self.data.find(b"\n") == len(self.data) - 1:
+            return super().line_of(request)
+        lines = self.data.split(b"\n")
+        found = (line for line, item in zip(lines, self.items, strict=False) if item is request)
+        return next(found, b"").removesuffix(b"\r")
+
+    def narrowed(self, request: Request[Any]) -> Batch:
+        """A batch of this request alone, for one that outlives its wake-up."""
+        return Batch(self.peer, self.line_of(request) + b"\n", self.arrived)
+
+
+class Runner(Carrier):
+    """A greenlet that runs handlers. It belongs to the hub it was made in.
+
+    Attributes:
+        work: what it is at; None while it is idle.
+        request: the request in flight; None while it runs quick ones.
+        detached: whether a handler blocked, so that the hub went on without this runner.
+        returned: whether the handler in flight has returned: what follows (its reply, log
+            lines) may wait too, but is not stopped any more.
+        deadline: when the request in flight is to be stopped, monotonic seconds, or None.
+    """
+
+    def __init__(self, runners: Runners) -> None:
+        self._hub: Any = get_hub()
+        super().__init__(parent=self._hub)
+        self._runners = runners
+        self._stopped: Failure | None = None
+        self.work: Work | None = None
+        self.request: Request[Any] | None = None
+        self.detached = False
+        self.returned = False
+        self.deadline: float | None = None
+
+    def running_deadline(self) -> float | None:
+        """The deadline that calls made by the running handler inherit."""
+        if self.work is None:
+            return None
+        request = self.request or self.work.current()
+        return None if request._command.run_to_end else request.deadline
+
+    def stop(self, request: Request[Any] | None, why: str) -> None:
+        """Cancel this request at the wait its handler is in; called in the hub.
+
+        Nothing happens when it is in flight no longer.
+
+        Args:
+            request: the one that was in flight when this was decided.
+            why: what its caller is told, if it still listens.
+        """
+        if request is None or request is not self.request or self.returned:
+            return
+        if self._stopped is None:
+            self._stopped = Failure(LATE, why, request.id)
+            self.deadline = None
+            self.throw(Cancelled(why))
+
+    def run(self, work: Work | None) -> None:
+        """Serve one piece of work after another; ends when enough others are idle."""
+        while True:
+            if work is not None:
+                self.work = work
+                try:
+                    self._quickly(work) if work.quick else self._carefully(work)
+                except BaseException:  # ours to mend, or of a log handler: not the handler's
+                    self._failed(work.connection)
+                self.work = self.request = None
+                if self.detached:
+                    self.detached = False
+                    if not self._runners.keep(self):
+                        return
+            try:
+                work = self._wait()
+            except GreenletExit:
+                return
+
+    def _wait(self) -> Work | None:
+        try:
+            work: Work | None = self._hub.switch()
+        except GreenletExit:  # nobody needs this runner any more
+            self._runners.forget(self)
+            raise
+        except BaseException as exc:
+            # A gevent.Timeout or a kill() that some handler left behind went off too late.
+            spawn(log.warning, "a handler left a %s behind", type(exc).__name__)
+            return None
+        return work
+
+    def _quickly(self, work: Work) -> None:
+        runners = self._runners
+        replies = work.replies
+        arrived = work.arrived
+        for request in cast("Iterator[Request[Any]]", work.pending):
+            request._batch = work
+            if not request.timestamp:
+                request.timestamp = int(arrived + runners.clock_offset)
+            timeout = request.timeout
+            # The first one starts right after it arrived.
+            if timeout is not None and (
+                not timeout or (replies and (monotonic() - arrived) * 1000 >= timeout)
+            ):
+                reply: Success | Failure = late(request)
+            else:
+                try:
+                    reply = Success(request._command.call(request), request.id)
+                except BaseException as exc:  # a handler may raise anything
+                    reply = self._failure(request, exc)
+                if self.detached:
+                    self.gr_context = None
+                    self._answer(work.connection, request, reply, arrived)
+                    self._end(work.connection, request)
+                    return
+                if self.gr_context is not None:  # no context leaks into the next request
+                    self.gr_context = None
+            if not request.oneway:
+                replies.append(reply)
+
+    def _carefully(self, work: Work) -> None:
+        connection = work.connection
+        for item in work.pending:
+            if isinstance(item, Request):
+                item._batch = work
+            if connection.leaving:
+                connection.turn_away(item)
+                continue
+            if item.id is None and connection.ordered is not None and not overtakes(item):
+                if isinstance(item, Request):
+                    item._batch = work.narrowed(item)
+                connection.ordered.append(item)
+                continue
+            self._one(connection, item)
+            if self.detached:
+                self._end(connection, item)
+                return
+
+    def _one(self, connection: Connection, item: Item) -> None:
+        """Answer one item, running its handler if it may run."""
+        if isinstance(item, Rejection):
+            connection.reject(item)
+            return
+        started = monotonic()
+        reply: Success | Failure | None = self._refusal(connection, item, started)
+        if reply is None:
+            self.request = item
+            item.timestamp = item.timestamp or int(started + self._runners.clock_offset)
+            try:
+                reply = Success(item._command.call(item), item.id)
+            except BaseException as exc:  # a handler may raise anything
+                reply = self._failure(item, exc)
+            self.gr_context = None
+        self._answer(connection, item, reply, started)
+
+    def _answer(
+        self,
+        connection: Connection,
+        request: Request[Any],
+        reply: Success | Failure,
+        started: float,
+    ) -> None:
+        self.returned = True
+        connection.answer(request, reply, started)
+        self.returned = False
+
+    def _refusal(self, connection: Connection, request: Request[Any], now: float) -> Failure | None:
+        when = request.deadline
+        if when is not None and now >= when:
+            return late(request)
+        if not self.detached and self._runners.full(connection):
+            return Failure(OVERLOADED, "too many calls in flight", request.id, {"retry_after": 1.0})
+        return None
+
+    def _failure(self, request: Request[Any], exc: BaseException) -> Failure:
+        if self._stopped is not None and isinstance(exc, Cancelled):
+            return self._stopped
+        if isinstance(exc, CallTimeout) and _is_over(request):
+            # A call made by the handler noticed the deadline that both have first.
+            return Failure(LATE, "the deadline passed", request.id)
+        self.returned = True  # it is logged, and a log handler may wait
+        reply = failure(request, exc)
+        self.returned = False
+        return reply
+
+    def _failed(self, connection: Connection) -> None:
+        """Something broke between two handlers: give up the connection, not the process."""
+        self.returned = False
+        self.gr_context = None
+        self._runners.left(self, connection)
+        connection.close()
+        report(connection.address)
+
+    def _end(self, connection: Connection, item: Item) -> None:
+        """The request that blocked is answered: take the ones that waited for it."""
+        self._runners.left(self, connection)
+        while item.id is None and connection.ordered:
+            if connection.stalled is not None:
+                connection.wait_until_taken()
+                continue
+            following = connection.ordered.popleft()
+            if isinstance(following, Request):
+                self._runners.entered(self, connection, following)
+                self._one(connection, following)
+                self._runners.left(self, connection)
+            else:
+                self._one(connection, following)
+        if item.id is None:
+            connection.ordered = None
+        connection.one_less()
+
+
+def report(address: str) -> None:
+    """Log the exception being handled; in a greenlet of its own, since a log handler may wait."""
+    message = "%s: closing after an error in gtcp itself"
+    spawn(log.error, message, address, exc_info=sys.exc_info())
+
+
+def _is_over(request: Request[Any]) -> bool:
+    when = request.deadline
+    return when is not None and monotonic() >= when - CLOSE
+
+
+def late(request: Request[Any]) -> Failure:
+    """The answer to a request whose deadline passed before its handler could start."""
+    return Failure(LATE, "the deadline passed before the call", request.id, {"executed": "no"})
+
+
+class Runners:
+    """The runners of a server, and its calls in flight.
+
+    Args:
+        max_in_flight: calls in flight in all, None for no limit.
+        max_per_connection: calls in flight of one connection, None for no limit.
+
+    Attributes:
+        in_flight: the runners whose handler has blocked.
+        room: whether more may block.
+        clock_offset: add it to monotonic seconds to get Unix seconds.
+    """
+
+    def __init__(self, max_in_flight: int | None, max_per_connection: int | None) -> None:
+        self._max = inf if max_in_flight is None else max_in_flight
+        self._max_per_connection = inf if max_per_connection is None else max_per_connection
+        self._idle: list[Runner] = []
+        self._alarm = Alarm(self._expire)
+        self.in_flight: set[Runner] = set()
+        self.room = self._max > 0
+        self.clock_offset = 0.0
+        self.set_clock()
+
+    def set_clock(self) -> None:
+        """Note how far Unix time is from monotonic time; it may be set while we run."""
+        self.clock_offset = time() - monotonic()
+
+    def full(self, connection: Connection) -> bool:
+        """Whether another call of this connection would be one too many."""
+        return not self.room or len(connection.in_flight) >= self._max_per_connection
+
+    def dispatch(self, work: Work) -> None:
+        """Run a batch: returns when every handler has returned or blocked. In the hub only."""
+        while True:
+            runner = self._idle.pop() if self._idle else Runner(self)
+            runner.switch(work)
+            if runner.work is None:
+                self._idle.append(runner)
+                return
+            self._detach(runner, work)
+
+    def _detach(self, runner: Runner, work: Work) -> None:
+        """Its handler has blocked: the rest of the batch goes to the next runner, carefully."""
+        connection = work.connection
+        request = runner.request or work.current()
+        connection.collect(work)
+        request._batch = work.narrowed(request)
+        runner.detached = True
+        work.quick = False
+        if request.id is None:
+            connection.ordered = deque()
+        self.entered(runner, connection, request)
+
+    def entered(self, runner: Runner, connection: Connection, request: Request[Any]) -> None:
+        """A call is in flight from here on: it can be cancelled and its deadline counts."""
+        runner.request = request
+        runner._stopped = None
+        runner.deadline = None if request._command.run_to_end else request.deadline
+        self.in_flight.add(runner)
+        self.room = len(self.in_flight) < self._max
+        connection.in_flight.add(runner)
+        if runner.deadline is not None:
+            self._alarm.by(runner.deadline)
+
+    def left(self, runner: Runner, connection: Connection) -> None:
+        """A call is in flight no longer."""
+        runner.request = runner._stopped = None
+        self.in_flight.discard(runner)
+        self.room = len(self.in_flight) < self._max
+        connection.in_flight.discard(runner)
+
+    def keep(self, runner: Runner) -> bool:
+        """Take back a runner that went its own way; False when there are enough."""
+        if len(self._idle) >= MAX_IDLE:
+            return False
+        self._idle.append(runner)
+        return True
+
+    def forget(self, runner: Runner) -> None:
+        """An idle runner has been ended."""
+        if runner in self._idle:
+            self._idle.remove(runner)
+
+    def stop_all(self) -> None:
+        """Cancel everything in flight, also what was declared to run to its end."""
+        for runner in self.in_flight:
+            get_hub().loop.run_callback(runner.stop, runner.request, "the server stops")
+
+    def close(self) -> None:
+        """Let the idle runners end."""
+        self._alarm.stop()
+        self._idle.clear()
+
+    def _expire(self, now: float) -> float | None:
+        following = None
+        for runner in list(self.in_flight):
+            if runner.deadline is not None and runner.deadline <= now:
+                runner.stop(runner.request, "the deadline passed")
+            else:
+                following = earliest(following, runner.deadline)
+        return following

@@ -1,0 +1,271 @@
+"""The server: listens, owns the connections, drains."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Collection, Iterable, Iterator
+from time import monotonic
+from typing import Any
+
+import gevent
+from gevent import get_hub
+from gevent.event import Event
+from greenlet import getcurrent
+
+from gtcp.address import host_of, of_peer, parse
+from gtcp.deadline import Carrier
+from gtcp.protocol import OVERLOADED
+from gtcp.server.connection import Connection, Context
+from gtcp.server.handler import AnyLogger, Commands, HandlerT, Rejection
+from gtcp.server.listener import Listener, listen
+from gtcp.server.logger import SERVER
+from gtcp.server.settings import Settings
+from gtcp.sockets import tune
+
+log = logging.getLogger(SERVER)
+
+#: Seconds between two looks at connections that take too long.
+SWEEP_SECONDS = 0.5
+
+#: Refused connections that are told why at the same time; more are just closed.
+REFUSED = 100
+
+#: Seconds between two looks at what a drain still waits for.
+DRAIN_POLL_SECONDS = 0.01
+
+#: Seconds that handlers which were cut get for their cleanup.
+CUT_SECONDS = 1.0
+
+
+class Connections(Collection[Connection]):
+    """A live view of a server's open connections."""
+
+    def __init__(self, connections: set[Connection]) -> None:
+        self._connections = connections
+
+    def __contains__(self, connection: object) -> bool:
+        return connection in self._connections
+
+    def __iter__(self) -> Iterator[Connection]:
+        return iter(list(self._connections))
+
+    def __len__(self) -> int:
+        return len(self._connections)
+
+
+class Server:
+    """Serves the commands registered on it.
+
+    One server belongs to one process and one thread: the one that starts it. Handlers run
+    in greenlets of that thread.
+
+    Args:
+        settings: where to listen and every limit; by default what the ``GTCP_*`` environment
+            variables say, and the defaults for the rest.
+
+    Raises:
+        SettingsError: when an environment variable is not what it should be.
+    """
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.settings = Settings.load() if settings is None else settings
+        self.commands = Commands()
+        self._context: Context | None = None
+        self._listeners: list[Listener] = []
+        self._own_listeners = True
+        self._sweeper: Any = None
+        self._done = Event()
+
+    def __call__(self, *_args: object) -> Any:
+        """Not a WSGI application, though gunicorn insists that it can be called.
+
+        Raises:
+            TypeError: always; it says how to run it instead.
+        """
+        raise TypeError(
+            "a gtcp.Server is not a WSGI application: "
+            "run gunicorn with -k gtcp.server.worker.GtcpWorker"
+        )
+
+    # Registering
+
+    def handler(
+        self, cmdid: int, *, run_to_end: bool = False, logger: AnyLogger | None = None
+    ) -> Callable[[HandlerT], HandlerT]:
+        """Register a handler; see :meth:`gtcp.Commands.handler`."""
+        return self.commands.handler(cmdid, run_to_end=run_to_end, logger=logger)
+
+    def include(self, commands: Commands) -> None:
+        """Take in every command of a table; see :meth:`gtcp.Commands.include`."""
+        self.commands.include(commands)
+
+    # Serving
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where it listens, with the real ports; empty when it does not."""
+        return [str(listener.address) for listener in self._listeners]
+
+    @property
+    def connections(self) -> Connections:
+        """The open connections: each has address, since, handled and in_flight."""
+        return Connections(self._context.connections if self._context else set())
+
+    @property
+    def handled(self) -> int:
+        """Requests taken since it was started."""
+        return self._context.handled if self._context else 0
+
+    @property
+    def in_flight(self) -> int:
+        """Calls whose handlers are waiting for something at this moment."""
+        return len(self._context.runners.in_flight) if self._context else 0
+
+    def start(self, listeners: Iterable[socket.socket] | None = None) -> None:
+        """Listen and serve, in the background: the calling greenlet goes on.
+
+        Args:
+            listeners: listening sockets to use in place of the settings' addresses; they
+                stay the caller's, who may share them with other processes.
+
+        Raises:
+            OSError: an address is in use or not permitted; nothing listens then.
+            RuntimeError: it is started already.
+        """
+        if self._context is not None:
+            raise RuntimeError("the server is started already")
+        table = self.commands.table(self.settings.max_depth)
+        self._own_listeners = listeners is None
+        sockets = self._listen() if listeners is None else list(listeners)
+        self._context = Context(table, self.settings)
+        self._done.clear()
+        # Several processes on one listener share better when each takes one at a time.
+        at_once = 100 if self._own_listeners else 1
+        self._listeners = [Listener(each, self._accepted, at_once=at_once) for each in sockets]
+        self._sweeper = get_hub().loop.timer(SWEEP_SECONDS, SWEEP_SECONDS)
+        self._sweeper.start(self._sweep)
+
+    def stop(self, timeout: float | None = None) -> None:
+        """Drain and stop: returns when nothing is in flight any more.
+
+        No more connections are accepted. Every client is told that what it has no reply for
+        did not run, idle connections are closed, calls in flight are finished and answered.
+
+        Args:
+            timeout: seconds before what is still running is cancelled and its connections
+                are reset; by default the setting ``graceful_timeout``.
+
+        Raises:
+            RuntimeError: when a handler calls it, which would wait for itself:
+                ``gevent.spawn(server.stop)`` is the way.
+        """
+        if isinstance(getcurrent(), Carrier):
+            raise RuntimeError("a handler can't wait for the drain: gevent.spawn(server.stop)")
+        context = self._context
+        if context is None:
+            return
+        limit = self.settings.graceful_timeout if timeout is None else timeout
+        for listener in self._listeners:
+            listener.close() if self._own_listeners else listener.stop()
+        self._listeners = []
+        for connection in self.connections:
+            connection.go_away()
+        self._wait_until_empty(context, monotonic() + limit)
+        self._cut(context)
+        if self._context is not context:  # another stop() was faster
+            return
+        self._sweeper.stop()
+        self._sweeper.close()
+        context.runners.close()
+        self._context = None
+        self._done.set()
+
+    def serve_forever(self) -> None:
+        """Start, and serve until SIGINT or SIGTERM (or a ``stop()``); then drain and return.
+
+        A second signal cuts the drain short. In a thread other than the main one signals
+        are left alone.
+
+        Raises:
+            OSError: an address is in use or not permitted.
+        """
+        self.start()
+        stopping = []
+
+        def stop() -> None:
+            stopping.append(True)
+            self.stop(None if len(stopping) == 1 else 0)
+
+        watchers = []
+        if threading.current_thread() is threading.main_thread():
+            signals = (signal.SIGINT, signal.SIGTERM)
+            watchers = [gevent.signal_handler(each, stop) for each in signals]
+        try:
+            log.info("%s", self.describe())  # last: whoever reads it may send a signal at once
+            self._done.wait()
+        finally:
+            for watcher in watchers:
+                watcher.cancel()
+            self.stop()
+
+    def describe(self) -> str:
+        """One line: where it listens, how many commands, which process."""
+        count = len(self.commands)
+        plural = "" if count == 1 else "s"
+        return (
+            f"gtcp: listening on {', '.join(self.addresses) or 'nothing'}, "
+            f"{count} command{plural}, pid {os.getpid()}"
+        )
+
+    def _listen(self) -> list[socket.socket]:
+        """Listen on all addresses of the settings, or on none."""
+        sockets: list[socket.socket] = []
+        try:
+            for each in self.settings.addresses:
+                sockets.append(listen(parse(each), self.settings.backlog))
+        except OSError:
+            for sock in sockets:
+                sock.close()
+            raise
+        return sockets
+
+    def _accepted(self, sock: socket.socket, name: Any) -> None:
+        context = self._context
+        if context is None:  # accepted while the last listener closes
+            sock.close()
+            return
+        address = of_peer(name)
+        refusal = context.too_many(host_of(address))
+        if len(context.connections) >= context.max_connections + REFUSED:
+            sock.close()  # a flood: no time for words
+            return
+        try:
+            tune(sock, self.settings.keepalive)
+            connection = Connection(sock, address, context)
+        except OSError:  # it was reset before it was accepted
+            sock.close()
+            return
+        if refusal:
+            connection.reject(Rejection(OVERLOADED, refusal))
+
+    def _sweep(self) -> None:
+        if self._context is not None:
+            self._context.runners.set_clock()
+        now = monotonic()
+        for connection in self.connections:
+            connection.sweep(now)
+
+    def _wait_until_empty(self, context: Context, until: float) -> None:
+        while context.busy and monotonic() < until:
+            gevent.sleep(DRAIN_POLL_SECONDS)
+
+    def _cut(self, context: Context) -> None:
+        """End what is left: its callers see the connection break."""
+        for connection in list(context.connections):
+            connection.cut()
+        context.runners.stop_all()
+        self._wait_until_empty(context, monotonic() + CUT_SECONDS)

@@ -1,0 +1,373 @@
+"""Every limit and default of a server, in one place.
+
+Four layers, each stronger than the one before: keywords (``base``), a TOML file, the
+``GTCP_*`` environment variables, the command line's flags. What a layer says is checked
+as that layer's, so that an error names the variable, file or flag to correct.
+
+A new setting is one line in `Settings`: its type, what is expected of it, what it means and
+its default. Everything else (checks, layers, documentation) is read from that line.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, NamedTuple, NoReturn, get_args, get_origin, get_type_hints
+
+import msgspec
+import msgspec.toml  # reads with tomllib, on Python 3.10 with tomli
+
+from gtcp import address
+
+LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
+
+#: Read elsewhere: a secret must not end up in a Settings, whose repr is printed and logged.
+RESERVED_VARIABLES = frozenset({"GTCP_SECRET", "GTCP_SECRET_FILE"})
+
+_PREFIX = "GTCP_"
+
+
+class SettingsError(ValueError):
+    """A setting is unknown or impossible: one line, with its name and what was expected."""
+
+
+class Description(NamedTuple):
+    """One line of the table of settings."""
+
+    name: str
+    type: str
+    default: object
+    meaning: str
+
+
+class _Rule(NamedTuple):
+    """What is expected of a setting's value beyond its type, and what the setting means."""
+
+    expected: str
+    allows: Callable[[Any], bool]
+    meaning: str
+
+
+class _Field(NamedTuple):
+    """A setting's type and rule, resolved once."""
+
+    hint: Any
+    rule: _Rule
+
+    @property
+    def optional(self) -> bool:
+        """Whether None is a value, that is, "no limit"."""
+        return type(None) in get_args(self.hint)
+
+    @property
+    def several(self) -> bool:
+        """Whether text holds values with commas between them."""
+        return any(get_origin(hint) is tuple for hint in (self.hint, *get_args(self.hint)))
+
+
+def _integer(low: int, high: int | None, meaning: str) -> _Rule:
+    if high is None:
+        return _Rule(f"an integer >= {low}", lambda value: value >= low, meaning)
+    return _Rule(f"an integer from {low} to {high}", lambda value: low <= value <= high, meaning)
+
+
+def _above(low: float, meaning: str) -> _Rule:
+    return _Rule(f"seconds > {low:g}", lambda value: low < value < math.inf, meaning)
+
+
+def _at_least(low: float, meaning: str) -> _Rule:
+    return _Rule(f"seconds >= {low:g}", lambda value: low <= value < math.inf, meaning)
+
+
+def _is_host(text: str) -> bool:
+    return text.isprintable() and " " not in text and _parses(text) == text
+
+
+def _are_ports(value: int | tuple[int, ...]) -> bool:
+    ports = _several(value)
+    return bool(ports) and all(0 <= port <= 65535 for port in ports)
+
+
+def _are_addresses(texts: tuple[str, ...]) -> bool:
+    return all(_parses(text) is not None for text in texts)
+
+
+def _parses(text: str) -> str | None:
+    """The host of an address (empty for a unix socket), or None when it is no address."""
+    try:
+        return address.parse(text).host
+    except ValueError:
+        return None
+
+
+def _several(port: int | tuple[int, ...]) -> tuple[int, ...]:
+    return (port,) if isinstance(port, int) else port
+
+
+def _host(meaning: str) -> _Rule:
+    return _Rule("a host name or an IP address, without a port", _is_host, meaning)
+
+
+def _ports(meaning: str) -> _Rule:
+    return _Rule("an integer from 0 to 65535", _are_ports, meaning)
+
+
+def _addresses(meaning: str) -> _Rule:
+    return _Rule(
+        "addresses such as 127.0.0.1:8889, [::1]:8889 or unix:/path", _are_addresses, meaning
+    )
+
+
+def _level(meaning: str) -> _Rule:
+    return _Rule(
+        f"one of {', '.join(LOG_LEVELS)}", lambda value: value.lower() in LOG_LEVELS, meaning
+    )
+
+
+def _switch(meaning: str) -> _Rule:
+    return _Rule("true or false", lambda value: True, meaning)
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Every limit and default of a server; None means "no limit".
+
+    Immutable, so any greenlet, thread or process may share it.
+
+    Raises:
+        SettingsError: a value has the wrong type or is impossible.
+        TypeError: there is no setting of that name.
+    """
+
+    host: Annotated[str, _host("name or IP address to listen on")] = "127.0.0.1"
+    port: Annotated[
+        int | tuple[int, ...],
+        _ports("port to listen on, or several; 0 takes a free one"),
+    ] = address.DEFAULT_PORT
+    bind: Annotated[
+        tuple[str, ...],
+        _addresses("full addresses to listen on; when given, host and port are not looked at"),
+    ] = ()
+    workers: Annotated[
+        int, _integer(1, None, "processes; more than one are supervised by gunicorn")
+    ] = 1
+    backlog: Annotated[
+        int, _integer(1, 65535, "connections the kernel may hold that are not accepted yet")
+    ] = 2048
+    graceful_timeout: Annotated[float, _at_least(0, "seconds a drain may take")] = 30.0
+    log_level: Annotated[str, _level("the least severe level that is logged")] = "info"
+    access_log: Annotated[bool, _switch("one log line for every request")] = False
+    max_line_bytes: Annotated[int, _integer(1, None, "longest request line, in bytes")] = 1 << 20
+    max_reply_bytes: Annotated[int, _integer(1, None, "longest reply line, in bytes")] = 16 << 20
+    # Python 3.10 and 3.11 give up at about 995 levels, and the stack below the decoder counts.
+    max_depth: Annotated[int, _integer(1, 500, "deepest nesting of a request")] = 64
+    line_timeout: Annotated[
+        float | None, _above(0, "seconds a peer has to finish a line once begun")
+    ] = 5.0
+    idle_timeout: Annotated[
+        float | None, _above(0, "seconds a connection may stay open without a call")
+    ] = 300.0
+    write_timeout: Annotated[float | None, _above(0, "seconds a peer has to take a reply")] = 10.0
+    max_connections: Annotated[int | None, _integer(1, None, "open connections in one process")] = (
+        10_000
+    )
+    max_connections_per_address: Annotated[
+        int | None, _integer(1, None, "open connections from one IP address in one process")
+    ] = None
+    max_in_flight: Annotated[int | None, _integer(1, None, "calls in flight in one process")] = (
+        1_000
+    )
+    max_in_flight_per_connection: Annotated[
+        int | None, _integer(1, None, "calls in flight on one connection")
+    ] = 100
+    # The kernel counts TCP keepalive in whole seconds.
+    keepalive: Annotated[
+        float | None, _at_least(1, "seconds within which an idle peer that is dead is found")
+    ] = 60.0
+    half_close_grace: Annotated[
+        float,
+        _at_least(0, "seconds requests without id may go on once the peer has shut its side"),
+    ] = 0.5
+
+    def __post_init__(self) -> None:
+        for name in _FIELDS:
+            given = getattr(self, name)
+            value = _checked(name, name, given, shown=given)
+            msgspec.structs.force_setattr(self, name, value)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        env: Mapping[str, str] | None = None,
+        flags: Mapping[str, object] | None = None,
+        base: Settings | None = None,
+    ) -> Settings:
+        """Settings from all layers; the stronger one wins, setting by setting.
+
+        ``bind`` replaces ``host`` and ``port`` of its own and of weaker layers; ``host`` or
+        ``port`` of a stronger layer puts a weaker layer's ``bind`` aside.
+
+        Args:
+            path: a TOML file with the settings at top level or in a ``[gtcp]`` table.
+            env: where the ``GTCP_*`` variables are; None is this process's environment.
+            flags: name to value, as a string or typed; a flag that is None was not given.
+            base: the weakest layer; None is the defaults.
+
+        Raises:
+            SettingsError: a value is unknown or impossible, or the file cannot be read.
+        """
+        values = msgspec.structs.asdict(cls() if base is None else base)
+        _overlay(values, {} if path is None else _from_file(os.fspath(path)))
+        _overlay(values, _from_environment(os.environ if env is None else env))
+        _overlay(values, _from_flags({} if flags is None else flags))
+        return cls(**values)
+
+    @classmethod
+    def describe(cls) -> list[Description]:
+        """The table of settings, in order: name, type, default and meaning of each."""
+        return [
+            Description(
+                info.name,
+                inspect.formatannotation(_FIELDS[info.name].hint),
+                info.default,
+                _FIELDS[info.name].rule.meaning,
+            )
+            for info in msgspec.structs.fields(cls)
+        ]
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where to listen: ``"host:port"``, ``"[v6]:port"`` and ``"unix:/path"``."""
+        if self.bind:
+            return tuple(str(address.parse(text)) for text in self.bind)
+        return tuple(str(address.Address(self.host, port)) for port in _several(self.port))
+
+
+def _read_fields() -> dict[str, _Field]:
+    hints = get_type_hints(Settings, include_extras=True)
+    return {name: _Field(*get_args(hints[name])) for name in Settings.__struct_fields__}
+
+
+_FIELDS: Mapping[str, _Field] = _read_fields()
+
+
+# Checks.
+
+
+def _checked(label: str, name: str, value: object, *, shown: object, strict: bool = True) -> Any:
+    """``value`` as its setting's type; not ``strict`` reads numbers and booleans from text.
+
+    Raises:
+        SettingsError: with ``label``, what was expected and ``shown``, what the user wrote.
+    """
+    field = _FIELDS[name]
+    try:
+        result = msgspec.convert(value, field.hint, strict=strict)
+    except (msgspec.ValidationError, OverflowError):
+        _refuse(label, field, shown)
+    if result is not None and not field.rule.allows(result):
+        _refuse(label, field, shown)
+    return result
+
+
+def _refuse(label: str, field: _Field, value: object) -> NoReturn:
+    expected = field.rule.expected + (" or none" if field.optional else "")
+    raise SettingsError(f"{label}: expected {expected}, got {_short(value)}") from None
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else text[:100] + "..."
+
+
+# Layers: each reader returns checked values of the settings that its layer names.
+
+
+def _overlay(values: dict[str, Any], layer: Mapping[str, Any]) -> None:
+    if "host" in layer or "port" in layer:
+        values["bind"] = ()
+    values.update(layer)
+
+
+def _from_file(path: str) -> dict[str, Any]:
+    table = _settings_table(path, _read_toml(path))
+    _refuse_unknown(table, _FIELDS, path)
+    return {
+        name: _checked(f"{path}: {name}", name, _or_none(_FIELDS[name], value), shown=value)
+        for name, value in table.items()
+    }
+
+
+def _read_toml(path: str) -> dict[str, Any]:
+    try:
+        with open(path, "rb") as file:
+            document: dict[str, Any] = msgspec.toml.decode(file.read())
+    except OSError as exc:
+        raise SettingsError(f"cannot read {path}: {exc.strerror}") from exc
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise SettingsError(f"cannot read {path}: {exc}") from exc
+    return document
+
+
+def _settings_table(path: str, document: dict[str, Any]) -> dict[str, Any]:
+    """The ``[gtcp]`` table, the rest being the application's own; else the whole file."""
+    table = document.get("gtcp")
+    if not isinstance(table, dict):
+        return document
+    for name in document:
+        if name in _FIELDS:
+            raise SettingsError(f"setting {name!r} in {path} stands outside of [gtcp]")
+    return table
+
+
+def _from_environment(env: Mapping[str, str]) -> dict[str, Any]:
+    given = {
+        name: text
+        for name, text in env.items()
+        if name.startswith(_PREFIX) and name not in RESERVED_VARIABLES
+    }
+    names = {_PREFIX + name.upper(): name for name in _FIELDS}
+    _refuse_unknown(given, names, "the environment")
+    return {names[key]: _checked_text(key, names[key], text) for key, text in given.items()}
+
+
+def _from_flags(flags: Mapping[str, object]) -> dict[str, Any]:
+    given = {name: value for name, value in flags.items() if value is not None}
+    _refuse_unknown(given, _FIELDS, "the flags")
+    return {
+        name: _checked_text("--" + name.replace("_", "-"), name, value)
+        for name, value in given.items()
+    }
+
+
+def _checked_text(label: str, name: str, value: object) -> Any:
+    field = _FIELDS[name]
+    return _checked(label, name, _from_text(field, value), shown=value, strict=False)
+
+
+def _from_text(field: _Field, value: object) -> object:
+    """Text taken apart at its commas where there may be several; the rest is left to msgspec."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    if field.several and not text.isdecimal():
+        return [part.strip() for part in text.split(",") if part.strip()]
+    return _or_none(field, text)
+
+
+def _or_none(field: _Field, value: object) -> object:
+    none = field.optional and isinstance(value, str) and value.lower() == "none"
+    return None if none else value
+
+
+def _refuse_unknown(given: Iterable[str], known: Iterable[str], where: str) -> None:
+    names = list(known)
+    for name in given:
+        if name not in names:
+            close = difflib.get_close_matches(name, names, 1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise SettingsError(f"unknown setting {_short(name)} in {where}{hint}")

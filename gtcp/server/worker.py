@@ -1,0 +1,384 @@
+"""gtcp under gunicorn: the worker class, and the arbiter behind ``gtcp serve --workers N``.
+
+gunicorn's master owns the listening sockets and the processes, a worker only serves::
+
+    fork ──► patch ──► load the app ──► serve ──► drain ──► exit 0
+
+What gunicorn is told goes before what the application's own ``Settings`` say: ``bind``,
+``worker_connections`` (the setting ``max_connections``), ``graceful_timeout``, and
+``accesslog``, which turns the access log on.
+
+Signal handlers run in the middle of whatever greenlet is running: they only take a note, and
+what may block is handed to a greenlet of its own.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from time import monotonic
+from types import FrameType
+from typing import Any
+
+import gevent
+import msgspec
+from gevent import get_hub, hub, monkey
+from gevent.event import Event
+from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
+from gunicorn.errors import AppImportError, HaltServer
+from gunicorn.workers.base import Worker
+
+from gtcp.address import of_peer
+from gtcp.server.logger import ACCESS, SERVER, EscapingFormatter
+from gtcp.server.server import CUT_SECONDS, Server
+from gtcp.server.settings import Settings
+from gtcp.sockets import adopt
+
+__all__ = ["AppImportError", "GtcpWorker", "serve"]
+
+log = logging.getLogger(SERVER)
+
+GUNICORN_ERROR = logging.getLogger("gunicorn.error")
+GUNICORN_ACCESS = logging.getLogger("gunicorn.access")
+
+#: Seconds between two heartbeats, and looks at the rest; gunicorn's shortest ``timeout`` is one.
+BEAT_SECONDS = 0.5
+
+
+class GtcpWorker(Worker):
+    """Serves a ``gtcp.Server``: ``gunicorn -k gtcp.server.worker.GtcpWorker app:server``.
+
+    One belongs to one process, made by gunicorn before it forks.
+
+    Attributes:
+        server: what it serves; None until the application is loaded, and while an application
+            with a syntax error waits for its correction (with ``reload``).
+    """
+
+    server: Server | None = None
+
+    @classmethod
+    def check_config(cls, cfg: Any, logger: Any) -> None:
+        """Called by gunicorn's master at start: say what will not be as one might expect.
+
+        Raises:
+            RuntimeError: with gunicorn's TLS settings, which HTTP workers alone heed.
+        """
+        if cfg.is_ssl:
+            raise RuntimeError("GtcpWorker does not serve TLS: leave out certfile and keyfile")
+        if cfg.preload_app:
+            logger.warning(
+                "preload_app: the application is imported before gevent patches the standard "
+                "library: what it takes out of a module (`from time import sleep`) will block"
+            )
+        if cfg.reuse_port:
+            logger.warning(
+                "reuse_port: connections that a worker has not accepted yet are lost when it stops"
+            )
+
+    # The life of a worker
+
+    def init_process(self) -> None:
+        """Patch before anything else, then load the application and serve it."""
+        self._woken = Event()
+        for each in (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT):
+            # Until they are told otherwise, the master's handlers lose what comes here.
+            signal.signal(each, self.handle_exit)
+        self.patch()
+        hub.reinit()
+        # Detached: of two Python objects on one descriptor, one would close it too early.
+        listeners: list[Any] = self.sockets
+        self.sockets = [adopt(each.sock.detach()) for each in listeners]
+        super().init_process()
+
+    def patch(self) -> None:
+        """Have the standard library cooperate with gevent."""
+        monkey.patch_all()
+
+    def load_wsgi(self) -> None:
+        """Load the application.
+
+        Raises:
+            AppImportError: it is not a ``gtcp.Server``; gunicorn then stops altogether.
+        """
+        super().load_wsgi()
+        if isinstance(self.wsgi, Server):
+            self.server = self.wsgi
+        elif not self._waits_for_correction():
+            kind = type(self.wsgi).__name__
+            raise AppImportError(f"the application is not a gtcp.Server but of type {kind}")
+
+    def run(self) -> None:
+        """Serve until told to stop or ``max_requests`` are handled, then drain."""
+        heart = get_hub().loop.timer(0, BEAT_SECONDS)
+        heart.start(self.notify)  # in the hub: it tells the master that the hub is not blocked
+        try:
+            if self.alive:
+                self._start()
+            while self.alive:
+                self._woken.wait(BEAT_SECONDS)
+                self._look_around()
+            self._drain()
+        finally:
+            heart.close()
+
+    def _start(self) -> None:
+        if self.server is None:
+            return
+        _connect_logs()
+        self.server.settings = self._settings(self.server.settings)
+        try:
+            self.server.start(self.sockets)
+        except Exception:
+            self.booted = False  # or gunicorn would try again for ever
+            raise
+        log.info("%s", self.server.describe())
+
+    def _settings(self, own: Settings) -> Settings:
+        """The application's settings, but for what gunicorn is told."""
+        return msgspec.structs.replace(
+            own,
+            max_connections=self.cfg.worker_connections,
+            access_log=own.access_log or bool(GUNICORN_ACCESS.handlers),
+        )
+
+    def _drain(self) -> None:
+        """Finish what is in flight, within ``graceful_timeout``: then the master kills."""
+        if self.server is None:
+            return
+        limit = self.cfg.graceful_timeout
+        limit -= min(CUT_SECONDS, limit / 10)  # for the cleanup of handlers that are cut
+        started = monotonic()
+        self.server.stop(limit)
+        if monotonic() - started >= limit > 0:
+            self.log.warning("Worker graceful timeout (pid:%s)", self.pid)
+
+    def _look_around(self) -> None:
+        """Whether it is time to stop though no signal says so."""
+        self.nr = self.server.handled if self.server else 0
+        if self.nr >= self.max_requests:
+            self.log.info("Autorestarting worker after %d requests.", self.nr)
+            self.alive = False
+        elif self.ppid != os.getppid():
+            self.log.info("Parent changed, shutting down: %s", self)
+            self.alive = False
+
+    def _waits_for_correction(self) -> bool:
+        """Whether gunicorn's reloader has put a stand-in in the place of a broken application."""
+        return bool(self.cfg.reload) and getattr(self.wsgi, "__module__", "") == "gunicorn.util"
+
+    # Signals
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """SIGTERM: drain and exit."""
+        self.alive = False
+        self._woken.set()
+
+    def handle_quit(self, sig: int, frame: FrameType | None) -> None:
+        """SIGQUIT, SIGINT: exit without waiting for calls in flight."""
+        gevent.spawn(self._quit)
+
+    def handle_usr1(self, sig: int, frame: FrameType | None) -> None:
+        """SIGUSR1: reopen the log files."""
+        gevent.spawn(self.log.reopen_files)
+
+    def handle_abort(self, sig: int, frame: FrameType | None) -> None:
+        """SIGABRT: the master has waited for a heartbeat for ``timeout`` seconds."""
+        self.alive = False
+        stack = "".join(traceback.format_stack(frame))
+        self.log.critical("Worker blocked (pid:%s) in:\n%s", self.pid, stack)
+        self.cfg.worker_abort(self)
+        # Raised here it would be the blocked handler's exception, and answered like one.
+        main: Any = get_hub().parent
+        main.throw(SystemExit(1))
+
+    def _quit(self) -> None:
+        self.alive = False
+        try:
+            self.cfg.worker_int(self)
+        finally:
+            if self.server is not None:
+                self.server.stop(0)
+            self._woken.set()
+
+
+# Logging
+
+
+class _Forward(logging.Handler):
+    """Hands records to one of gunicorn's loggers, with what a peer sent escaped.
+
+    The line is complete by then: gunicorn's formats have no logger's name, its access log's
+    has no time either.
+    """
+
+    def __init__(self, to: logging.Logger, line_format: str) -> None:
+        super().__init__()
+        self.setFormatter(EscapingFormatter(line_format, "[%d/%b/%Y:%H:%M:%S %z]"))
+        self._to = to
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Pass on a copy."""
+        own = copy.copy(record)
+        own.msg, own.args = self.format(record), None
+        own.exc_info = own.exc_text = own.stack_info = None
+        self._to.handle(own)
+
+
+def _connect_logs() -> None:
+    """Let gtcp's loggers write where gunicorn's do, unless the application has set them up."""
+    _forward("gtcp", GUNICORN_ERROR, "%(name)s: %(message)s")
+    if GUNICORN_ACCESS.handlers:
+        _forward(ACCESS, GUNICORN_ACCESS, "%(asctime)s %(message)s")
+
+
+def _forward(name: str, to: logging.Logger, line_format: str) -> None:
+    logger = logging.getLogger(name)
+    if logger.handlers:
+        return
+    logger.addHandler(_Forward(to, line_format))
+    logger.propagate = False
+    if logger.level == logging.NOTSET:
+        logger.setLevel(to.level)
+
+
+# gtcp serve --workers N
+
+
+def serve(
+    load: Callable[[], Server],
+    settings: Settings,
+    *,
+    reload: bool = False,
+    patch: bool = True,
+    timeout: int = 30,
+) -> None:
+    """Serve with ``settings.workers`` processes under gunicorn's master; does not return.
+
+    SIGINT and SIGTERM drain, a second one cuts the drain short; the other signals are
+    gunicorn's. The process itself must not be monkey-patched: gunicorn's master is not made
+    for it.
+
+    Args:
+        load: called in each worker once it is patched; returns the server, whose own settings
+            hold for each connection. An ``AppImportError`` that it raises ends everything with
+            its message and no traceback.
+        settings: what concerns all workers: ``addresses``, ``workers``, ``backlog``,
+            ``graceful_timeout``, ``log_level``.
+        reload: start the workers anew when a file of the application changes.
+        patch: whether the workers patch the standard library for gevent.
+        timeout: seconds after which a worker that does not respond is killed.
+
+    Raises:
+        SystemExit: at the end; 0 after a drain.
+    """
+    _Application(load, _configuration(settings, reload=reload, timeout=timeout), patch).run()
+
+
+def _configuration(settings: Settings, *, reload: bool, timeout: int) -> dict[str, Any]:
+    """gtcp's settings by the names of gunicorn's."""
+    return {
+        "bind": list(settings.addresses),
+        "workers": settings.workers,
+        "backlog": settings.backlog,
+        "graceful_timeout": math.ceil(settings.graceful_timeout),
+        "loglevel": settings.log_level.lower(),
+        "timeout": timeout,
+        "reload": reload,
+        "worker_class": _ServeWorker,
+        "when_ready": _announce,
+        "default_proc_name": "gtcp",
+        "umask": _umask(),  # gunicorn's own would open unix sockets to everybody
+        "control_socket_disable": True,
+    }
+
+
+def _announce(arbiter: Any) -> None:
+    where = ", ".join(_name(each) for each in arbiter.LISTENERS)
+    count = arbiter.num_workers
+    workers = "1 worker" if count == 1 else f"{count} workers"
+    arbiter.log.info("gtcp: listening on %s, %s, pid %d", where, workers, arbiter.pid)
+
+
+def _name(listener: Any) -> str:
+    name = listener.getsockname()
+    return of_peer(name) if isinstance(name, tuple) else f"unix:{name}"
+
+
+def _umask() -> int:
+    """This process's umask, which can't be read without setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+class _Application(BaseApplication):
+    """What gunicorn asks for its configuration and for the server."""
+
+    def __init__(
+        self, load: Callable[[], Server], configuration: dict[str, Any], patch: bool
+    ) -> None:
+        self._load = load
+        self._configuration = configuration
+        self.patch = patch
+        super().__init__(prog="gtcp serve")
+
+    def load_config(self) -> None:
+        """Called again on SIGHUP."""
+        for name, value in self._configuration.items():
+            if name in self.cfg.settings:  # older versions do not have all of them
+                self.cfg.set(name, value)
+
+    def load(self) -> Server:
+        """Called in each worker."""
+        return self._load()
+
+    def run(self) -> None:
+        """As gunicorn's, with our arbiter."""
+        try:
+            _Arbiter(self).run()
+        except RuntimeError as exc:
+            sys.exit(f"Error: {exc}")
+
+
+class _Arbiter(Arbiter):
+    """gunicorn's, but it drains on SIGINT too, and SIGUSR2 repeats `python -m gtcp` as typed."""
+
+    def __init__(self, app: _Application) -> None:
+        super().__init__(app)
+        self.START_CTX["args"] = [sys.executable, *sys.orig_argv[1:]]
+
+    def handle_int(self) -> None:
+        """Drain and exit."""
+        self.handle_term()
+
+    def halt(self, reason: str | None = None, exit_status: int = 0) -> None:
+        """End; when one worker after another fails to load the application, too."""
+        while True:
+            try:
+                super().halt(reason, exit_status)
+            except HaltServer as exc:
+                reason, exit_status = exc.reason, exc.exit_status
+
+
+class _ServeWorker(GtcpWorker):
+    """One that is told by gtcp's settings, and drains on SIGINT: Ctrl-C reaches it too."""
+
+    def init_signals(self) -> None:
+        super().init_signals()
+        signal.signal(signal.SIGINT, self.handle_exit)
+
+    def patch(self) -> None:
+        app: Any = self.app
+        if app.patch:
+            super().patch()
+
+    def _settings(self, own: Settings) -> Settings:
+        return own

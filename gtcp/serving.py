@@ -1,0 +1,190 @@
+"""What ``gtcp serve`` does: in this process, or under gunicorn's master.
+
+The settings are layered over those of the server that TARGET names, so the application has
+to be imported to know them. One process imports it for good. With several workers only they
+may import it, each anew, or SIGHUP and ``--reload`` would find the old code in memory: then a
+child that ends at once is asked for the settings.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable
+from typing import NoReturn, Protocol
+
+import click
+import msgspec
+from gevent import monkey
+
+from gtcp.address import Address, parse
+from gtcp.server.logger import SERVER, configure
+from gtcp.server.server import Server
+from gtcp.server.settings import Settings, SettingsError
+from gtcp.target import Target, TargetError, load
+
+
+class Layers(Protocol):
+    """The settings of the configuration file, the environment and the flags."""
+
+    def __call__(self, base: Settings | None) -> Settings:
+        """All settings, these layers over ``base``."""
+
+
+class GunicornMissing(Exception):
+    """More than one process was asked for, and there is no gunicorn to supervise them."""
+
+
+def serve(target: Target, layers: Layers, *, reload: bool, patch: bool) -> None:
+    """Serve until SIGINT or SIGTERM, then drain.
+
+    Args:
+        target: where the server is.
+        layers: the settings that go before the server's own.
+        reload: start anew when a file of the application changes.
+        patch: monkey-patch the standard library for gevent before the application is imported.
+
+    Raises:
+        SettingsError: a setting is unknown or impossible.
+        TargetError: the application can't be imported, or is no server.
+        GunicornMissing: more than one process or ``reload``, and gunicorn is not installed.
+        OSError: an address is in use or not permitted.
+        SystemExit: from gunicorn's master, when it ends.
+    """
+    settings = layers(None)  # a mistake in them is told before anything is imported
+    if reload or settings.workers > 1:
+        _serve_with_workers(target, layers, reload=reload, patch=patch)
+    else:
+        _serve_here(target, layers, patch=patch)
+
+
+def _serve_here(target: Target, layers: Layers, *, patch: bool) -> None:
+    if patch:
+        monkey.patch_all()
+    server = load(target)
+    server.settings = layers(server.settings)
+    if server.settings.workers > 1:
+        _start_again(server.settings.workers)
+    configure(server.settings.log_level)
+    _announce(server)
+    server.serve_forever()
+
+
+def _announce(server: Server) -> None:
+    """Have the server's first log line, what listens where, printed bare and at any level."""
+    logger = logging.getLogger(SERVER)
+    own, level = logger.level, logger.getEffectiveLevel()
+
+    def pass_on(record: logging.LogRecord) -> bool:
+        line = record.getMessage()
+        if line != server.describe():
+            return record.levelno >= level
+        logger.removeFilter(pass_on)
+        logger.setLevel(own)
+        click.echo(line, err=True)
+        return False
+
+    logger.setLevel(logging.INFO)
+    logger.addFilter(pass_on)
+
+
+# More than one process
+
+
+def _serve_with_workers(target: Target, layers: Layers, *, reload: bool, patch: bool) -> None:
+    if importlib.util.find_spec("gunicorn") is None:
+        raise GunicornMissing("--workers and --reload need gunicorn: pip install 'gtcp[gunicorn]'")
+    settings = layers(_own_settings(target, patch=patch))
+    _check_addresses(settings)
+    from gtcp.server.worker import AppImportError, serve
+
+    def load_in_worker() -> Server:
+        try:
+            server = load(target)
+            server.settings = layers(server.settings)
+        except TargetError as exc:
+            if reload and isinstance(exc.__cause__, SyntaxError):
+                raise exc.__cause__ from None  # gunicorn waits for the correction
+            raise AppImportError(str(exc)) from exc
+        return server
+
+    serve(load_in_worker, settings, reload=reload, patch=patch)
+
+
+def _check_addresses(settings: Settings) -> None:
+    """Fail at once, with one line, where gunicorn would try for five seconds with a dozen.
+
+    Bound only, not listening: no client can meet these sockets.
+    """
+    if not os.environ.keys().isdisjoint(("GUNICORN_FD", "LISTEN_FDS")):
+        return  # gunicorn is handed the listening sockets, after SIGUSR2 or by systemd
+    for each in map(parse, settings.addresses):
+        if not each.path:
+            _check(each)
+
+
+def _check(address: Address) -> None:
+    try:
+        family, kind, proto, _, where = socket.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, proto) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(where)
+    except OSError as exc:
+        raise type(exc)(exc.errno, f"can't listen on {address}: {exc.strerror}") from exc
+
+
+def _start_again(workers: int) -> NoReturn:
+    """The application's own settings ask for workers: become the process that supervises them.
+
+    It must not have the application in memory, nor be monkey-patched.
+    """
+    os.environ["GTCP_WORKERS"] = str(workers)
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+class _Answer(msgspec.Struct):
+    """What the child that was asked for the settings says."""
+
+    settings: Settings | None = None
+    error: str = ""
+
+
+def _own_settings(target: Target, *, patch: bool) -> Settings:
+    """The settings of the server that TARGET names, without importing it here."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        _answer_and_exit(writing, lambda: _look(target, patch=patch))
+    os.close(writing)
+    with open(reading, "rb") as pipe:
+        line = pipe.readline()  # not to the end: what the application started may hold it open
+    os.waitpid(pid, 0)
+    if not line:
+        raise TargetError(f"{target.place}: importing it ended the process")
+    answer = msgspec.json.decode(line, type=_Answer)
+    if answer.settings is None:
+        raise TargetError(answer.error)
+    return answer.settings
+
+
+def _answer_and_exit(pipe: int, answer: Callable[[], _Answer]) -> NoReturn:
+    """In the child: whatever happens, it goes no further than this."""
+    try:
+        os.write(pipe, msgspec.json.encode(answer()) + b"\n")
+    finally:
+        os._exit(0)
+
+
+def _look(target: Target, *, patch: bool) -> _Answer:
+    if patch:
+        monkey.patch_all()
+    try:
+        return _Answer(settings=load(target).settings)
+    except (TargetError, SettingsError) as exc:
+        return _Answer(error=str(exc))

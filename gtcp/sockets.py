@@ -1,0 +1,78 @@
+"""Plain non-blocking sockets, as both sides use them: gevent's watchers, but not its socket.
+
+gevent's own socket class tries every ``recv`` once in vain and sets a watcher up for each
+wait; the connections of gtcp keep one read watcher each, and need the system's socket.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from typing import Any
+
+from gevent import monkey
+
+#: The system's socket class, whether or not gevent has patched the module.
+System: type[socket.socket] = monkey.get_original("socket", "socket")
+
+#: libev's event masks, for ``loop.io``.
+READ, WRITE = 1, 2
+
+
+#: Retransmissions without an answer before a host counts as gone: over a second has passed.
+UNANSWERED = 2
+
+
+def adopt(fd: int) -> socket.socket:
+    """A non-blocking socket object that owns this descriptor from now on."""
+    sock = System(fileno=fd)
+    sock.setblocking(False)
+    return sock
+
+
+def tune(sock: socket.socket, keepalive: float | None) -> None:
+    """Send small lines at once, and find out within ``keepalive`` seconds that a peer is dead.
+
+    There is no TCP_USER_TIMEOUT: it also ends a connection to a peer that lives, but is too
+    busy to read for as long.
+
+    Args:
+        keepalive: half of it passes before the first probe, then three follow; None for none.
+    """
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    options: list[tuple[int, int, int]] = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]
+    if keepalive is not None:
+        options += [
+            (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+            *_tcp_option("TCP_KEEPIDLE", max(1, int(keepalive / 2))),
+            *_tcp_option("TCP_KEEPINTVL", max(1, int(keepalive / 6))),
+            *_tcp_option("TCP_KEEPCNT", 3),
+        ]
+    for option in options:
+        sock.setsockopt(*option)
+
+
+def unheard(sock: socket.socket) -> bool:
+    """Whether the peer's host does not even acknowledge what it was sent, again and again.
+
+    The host of a program that is merely busy, or stopped, still acknowledges. Where the
+    system does not tell, False.
+    """
+    number = getattr(socket, "TCP_INFO", None)
+    if number is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return False
+    # struct tcp_info of linux/tcp.h: the third byte counts unanswered retransmissions.
+    return sock.getsockopt(socket.IPPROTO_TCP, number, 8)[2] >= UNANSWERED
+
+
+def close_quietly(sock: Any) -> None:
+    """Close a socket whose end interests nobody any more."""
+    with contextlib.suppress(OSError):  # nothing can be done about it, and nothing is lost
+        sock.close()
+
+
+def _tcp_option(name: str, value: int) -> list[tuple[int, int, int]]:
+    """Not every system has every option."""
+    number = getattr(socket, name, None)
+    return [] if number is None else [(socket.IPPROTO_TCP, number, value)]

@@ -1,0 +1,285 @@
+"""What tests share: a real server in a thread or a process, and a client that knows only lines."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import gevent
+
+import gtcp
+from gtcp.address import parse
+from gtcp.server.logger import SERVER
+
+#: Seconds after which a test gives up on something that has to happen.
+PATIENCE = 20.0
+
+
+def eventually(condition: Callable[[], Any], seconds: float = PATIENCE) -> Any:
+    """What the condition returns once it is true; polls, so it works across threads.
+
+    Raises:
+        AssertionError: it did not come true in time.
+    """
+    until = time.monotonic() + seconds
+    while True:
+        outcome = condition()
+        if outcome:
+            return outcome
+        assert time.monotonic() < until, f"not within {seconds} s: {condition}"
+        time.sleep(0.002)
+
+
+class Gate:
+    """What a handler waits at until the test opens it; for a server in another thread."""
+
+    def __init__(self) -> None:
+        self.waiting = 0
+        self.passed = 0
+        self.stopped = 0
+        self._opened = threading.Event()
+
+    def open(self) -> None:
+        """Let everybody pass."""
+        self._opened.set()
+
+    def wait(self) -> None:
+        """Block the calling greenlet, not its hub, until the gate is open."""
+        self.waiting += 1
+        try:
+            while not self._opened.is_set():
+                gevent.sleep(0.002)
+            self.passed += 1
+        except BaseException:
+            self.stopped += 1
+            raise
+        finally:
+            self.waiting -= 1
+
+
+class Serving:
+    """A server that runs in an OS thread of its own, with a hub of its own.
+
+    Attributes:
+        server: look at it from the test's thread, act on it through ``run`` only.
+        errors: what went wrong in its hub outside of a handler; must stay empty.
+    """
+
+    def __init__(self, server: gtcp.Server) -> None:
+        self.server = server
+        self.errors: list[str] = []
+        self._hub: Any = None
+        self._failed: BaseException | None = None
+        self._thread = threading.Thread(target=self._main, daemon=True)
+        self._thread.start()
+        eventually(lambda: server.addresses or self._failed)
+        if self._failed is not None:
+            raise self._failed
+
+    @property
+    def address(self) -> str:
+        """Where it listens first."""
+        return self.server.addresses[0]
+
+    def line(self, **options: Any) -> Line:
+        """A new connection to it."""
+        return Line(self.address, **options)
+
+    def run(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a function in a greenlet of the server's thread; returns what it returns."""
+        outcome: list[Any] = []
+
+        def call() -> None:
+            try:
+                outcome.append((function(*args), None))
+            except BaseException as exc:
+                outcome.append((None, exc))
+
+        self._hub.loop.run_callback_threadsafe(gevent.spawn, call)
+        eventually(lambda: outcome)
+        value, error = outcome[0]
+        if error is not None:
+            raise error
+        return value
+
+    def start_stopping(self, timeout: float | None = None) -> None:
+        """Begin a drain; returns at once."""
+        self._hub.loop.run_callback_threadsafe(gevent.spawn, self.server.stop, timeout)
+
+    def stop(self, timeout: float | None = None) -> None:
+        """Drain; returns when the thread has ended. Harmless when it has already."""
+        if self._thread.is_alive():
+            self.start_stopping(timeout)
+        self.join()
+
+    def join(self) -> None:
+        """Wait for the thread to end."""
+        self._thread.join(PATIENCE)
+        assert not self._thread.is_alive(), "the server does not stop"
+
+    def _main(self) -> None:
+        self._hub = gevent.get_hub()
+        self._hub.handle_error = self._handle_error
+        try:
+            self.server.serve_forever()
+        except BaseException as exc:
+            self._failed = exc
+        finally:
+            self._hub.destroy(destroy_loop=True)
+
+    def _handle_error(self, context: Any, kind: Any, value: Any, _traceback: Any) -> None:
+        if not issubclass(kind, self._hub.NOT_ERROR):
+            self.errors.append(f"{context!r}: {kind.__name__}: {value}")
+
+
+@contextmanager
+def serving(target: gtcp.Server | gtcp.Commands, **settings: Any) -> Iterator[Serving]:
+    """A running server on a free port of the loopback; stopped, at once, at the end.
+
+    A ``Server`` brings its own settings. Fails when anything but a handler failed in it.
+    """
+    settings.setdefault("port", 0)
+    server = target
+    if isinstance(target, gtcp.Commands):
+        server = gtcp.Server(gtcp.Settings(**settings))
+        server.include(target)
+    assert isinstance(server, gtcp.Server)
+    ours = _OurErrors()
+    logging.getLogger(SERVER).addHandler(ours)
+    try:
+        running = Serving(server)
+        try:
+            yield running
+        finally:
+            running.stop(0)
+    finally:
+        logging.getLogger(SERVER).removeHandler(ours)
+    wrong = running.errors + ours.messages
+    assert not wrong, wrong
+
+
+class _OurErrors(logging.Handler):
+    """Collects what the server logs about failures of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "gtcp itself" in record.getMessage():
+            self.messages.append(self.format(record))
+
+
+class Line:
+    """A client that knows nothing but lines, on a plain blocking socket."""
+
+    def __init__(self, address: str, *, receive_buffer: int | None = None) -> None:
+        where = parse(address)
+        self.sock = socket.socket(_family(where.path, where.host), socket.SOCK_STREAM)
+        if receive_buffer is not None:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self.sock.settimeout(PATIENCE)
+        try:
+            self.sock.connect(where.path or (where.host, where.port))
+        except OSError:
+            self.sock.close()
+            raise
+        self._buffer = b""
+
+    def __enter__(self) -> Line:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def send(self, *messages: bytes | dict[str, Any]) -> None:
+        """Send messages in one go: dicts as lines, bytes as they are."""
+        self.sock.sendall(b"".join(_as_line(each) for each in messages))
+
+    def line(self) -> bytes:
+        """The next line with its newline; what there is of it at the end of the stream."""
+        while b"\n" not in self._buffer:
+            data = self.sock.recv(65536)
+            if not data:
+                rest, self._buffer = self._buffer, b""
+                return rest
+            self._buffer += data
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line + b"\n"
+
+    def reply(self) -> Any:
+        """The next line, decoded."""
+        line = self.line()
+        assert line.endswith(b"\n"), f"the stream ended: {line!r}"
+        return json.loads(line)
+
+    def replies(self, count: int) -> list[Any]:
+        """The next lines, decoded."""
+        return [self.reply() for _ in range(count)]
+
+    def ask(self, message: bytes | dict[str, Any]) -> Any:
+        """Send one message, return the next reply."""
+        self.send(message)
+        return self.reply()
+
+    def rest(self) -> list[Any]:
+        """Everything until the server closes, decoded. A reset raises ConnectionResetError."""
+        lines = []
+        while line := self.line():
+            assert line.endswith(b"\n"), f"half a line: {line!r}"
+            lines.append(json.loads(line))
+        return lines
+
+    def at_end(self) -> bool:
+        """Whether the server closes and has nothing more to say; waits until it says something."""
+        return self.line() == b""
+
+    def finish(self) -> None:
+        """Shut our side, as ``nc -N`` does at the end of its input."""
+        self.sock.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        """Close the socket."""
+        self.sock.close()
+
+
+def _family(path: str, host: str) -> socket.AddressFamily:
+    if path:
+        return socket.AF_UNIX
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def _as_line(message: bytes | dict[str, Any]) -> bytes:
+    return message if isinstance(message, bytes) else json.dumps(message).encode() + b"\n"
+
+
+@contextmanager
+def process(source: str, folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A Python program in a process of its own, and the first line that it prints.
+
+    It is killed at the end, unless it has ended; its stderr is in ``folder/"stderr"``.
+    """
+    program = folder / "program.py"
+    program.write_text(source)
+    with open(folder / "stderr", "w") as stderr:
+        child = subprocess.Popen(
+            [sys.executable, str(program)], stdout=subprocess.PIPE, stderr=stderr, text=True
+        )
+    assert child.stdout is not None
+    try:
+        first = child.stdout.readline().strip()
+        assert first, (folder / "stderr").read_text()
+        yield child, first
+    finally:
+        child.kill()
+        child.wait()
+        child.stdout.close()

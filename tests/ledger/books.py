@@ -1,0 +1,49 @@
+"""Holding the two books against each other."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass
+class Verdict:
+    """What the comparison found.
+
+    Attributes:
+        calls: how many callers wrote down.
+        told: how many were told what.
+        disagreements: one line for each call whose two books differ.
+    """
+
+    calls: int = 0
+    told: Counter[str] = field(default_factory=Counter)
+    disagreements: list[str] = field(default_factory=list)
+
+
+def compare(runs: Path, told: Path) -> Verdict:
+    """Check every call: told against ran."""
+    ran = Counter(runs.read_text().split()) if runs.exists() else Counter()
+    verdict = Verdict()
+    for line in told.read_text().splitlines():
+        number, idempotent, word, how = line.split(" ", 3)
+        verdict.calls += 1
+        verdict.told[word] += 1
+        wrong = _wrong(word, ran.pop(number, 0), idempotent == "1")
+        if wrong:
+            verdict.disagreements.append(f"{number}: {wrong} ({how})")
+    # What ran for nobody: a caller that was killed together with its process can't tell.
+    return verdict
+
+
+def _wrong(word: str, times: int, idempotent: bool) -> str:
+    if times > 1 and not idempotent:
+        return f"ran {times} times and is not idempotent (told {word})"
+    if word == "wrong":
+        return "was given the result of another call"
+    if word == "no" and times:
+        return "told it did not run, but it ran"
+    if word in ("yes", "result") and not times:
+        return f"told {word}, but it did not run"
+    return ""

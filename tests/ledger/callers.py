@@ -1,0 +1,152 @@
+"""Processes that call, and write down what they were told.
+
+    python -m tests.ledger.callers KIND SEED SECONDS FILE ADDRESS [ADDRESS ...]
+
+KIND is greenlets, threads or forks. Every address gets a client of its own; each call picks one
+at random.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from time import monotonic
+
+import gevent
+
+import gtcp
+from tests.ledger.messages import RUN, RUN_TO_END, Done
+
+GREENLETS = 48
+THREADS = 12
+FORKS_AT_ONCE = 2
+
+
+class Caller:
+    """Makes random calls and writes down their outcomes.
+
+    One line a call: its id, whether it may run twice, what was told, and how. Told is
+    ``result``, ``no``, ``maybe``, ``yes``, ``killed`` (nobody was told anything) or ``wrong``
+    (another call's result).
+    """
+
+    def __init__(self, name: str, seed: int, file: int, clients: list[gtcp.Client]) -> None:
+        self.chance = random.Random(f"{name} {seed}")
+        self._name = name
+        self._file = file
+        self._clients = clients
+        self._numbers = itertools.count()
+
+    def call(self) -> None:
+        chance = self.chance
+        number = f"{self._name}-{os.getpid()}-{next(self._numbers)}"
+        idempotent = chance.random() < 0.3
+        params = {
+            "id": number,
+            "sleep": chance.choice((0, 0, 0, 0, chance.uniform(0, 0.1))),
+            "end": chance.choices(("result", "error", "crash"), (20, 1, 1))[0],
+        }
+        told = "killed -"
+        try:
+            told = self._told(number, params, idempotent)
+        finally:
+            os.write(self._file, f"{number} {int(idempotent)} {told}\n".encode())
+
+    def _told(self, number: str, params: dict[str, object], idempotent: bool) -> str:
+        chance = self.chance
+        try:
+            done = chance.choice(self._clients).call(
+                chance.choice((RUN, RUN, RUN_TO_END)),
+                params,
+                timeout=chance.choice((5, 5, 5, chance.uniform(0.001, 0.3))),
+                idempotent=idempotent,
+                result=Done,
+            )
+        except gtcp.GtcpError as exc:
+            return f"{exc.executed} {type(exc).__name__}: {exc}"
+        return "result -" if done.id == number else f"wrong {done.id}"
+
+    def until(self, end: float) -> None:
+        while monotonic() < end:
+            self.call()
+
+
+def greenlets(make: Callable[[str], Caller], end: float) -> None:
+    """Many greenlets on shared connections, some of them killed at any moment."""
+
+    def restless(caller: Caller) -> None:
+        while monotonic() < end:
+            victim = gevent.spawn(caller.until, end)
+            victim.join(timeout=caller.chance.uniform(0.001, 1.0))
+            victim.kill()
+
+    steady = [gevent.spawn(make(f"steady{n}").until, end) for n in range(GREENLETS * 2 // 3)]
+    killed = [gevent.spawn(restless, make(f"killed{n}")) for n in range(GREENLETS // 3)]
+    gevent.joinall(steady + killed, raise_error=True)
+
+
+def threads(make: Callable[[str], Caller], end: float) -> None:
+    """OS threads that come and go, sharing the clients."""
+
+    def come_and_go(name: str) -> None:
+        for turn in itertools.count():
+            if monotonic() >= end:
+                return
+            short = threading.Thread(target=make(f"{name}.{turn}").until, args=(monotonic() + 1,))
+            short.start()
+            short.join()
+
+    pairs = [threading.Thread(target=come_and_go, args=(f"thread{n}",)) for n in range(THREADS)]
+    for thread in pairs:
+        thread.start()
+    for thread in pairs:
+        thread.join()
+
+
+def forks(make: Callable[[str], Caller], end: float) -> None:
+    """A process whose calls go on while children are forked off that call too."""
+    callers = [gevent.spawn(make(f"parent{n}").until, end) for n in range(4)]
+    children: set[int] = set()
+    for turn in itertools.count():
+        if monotonic() >= end:
+            break
+        child = os.fork()
+        if child == 0:
+            # The parent's greenlets go on in the child; only this one may.
+            make(f"child{turn}").until(min(end, monotonic() + 0.5))
+            os._exit(0)
+        children.add(child)
+        gevent.sleep(0.2)
+        while len(children) >= FORKS_AT_ONCE:
+            children -= set(_ended(children))
+            gevent.sleep(0.01)
+    gevent.joinall(callers, raise_error=True)
+    for child in children:
+        os.waitpid(child, 0)
+
+
+def _ended(children: set[int]) -> Iterator[int]:
+    for child in list(children):
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            if status:
+                sys.exit(f"a forked caller ended with {status}")
+            yield pid
+
+
+def main(kind: str, seed: str, seconds: str, path: str, *addresses: str) -> None:
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    clients = [gtcp.Client(each, max_in_flight=30) for each in addresses]
+    end = monotonic() + float(seconds)
+    run = {"greenlets": greenlets, "threads": threads, "forks": forks}[kind]
+    run(lambda name: Caller(name, int(seed), file, clients), end)
+    for client in clients:
+        client.close()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

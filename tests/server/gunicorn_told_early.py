@@ -1,0 +1,14 @@
+"""A worker that is told to stop while it still patches the standard library."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from gtcp.server.worker import GtcpWorker
+
+
+class ToldEarly(GtcpWorker):
+    def patch(self) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        super().patch()

@@ -1,0 +1,504 @@
+"""Registration, and from a line to a request and back: no network."""
+
+import dataclasses
+import json
+import logging
+import typing
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import gtcp
+from gtcp.protocol import Request
+from gtcp.server.handler import Rejection, Table
+
+
+def answer(commands, message):
+    line = message if isinstance(message, bytes) else json.dumps(message).encode()
+    reply = commands.answer(line)
+    assert reply.count(b"\n") == 1
+    assert reply.endswith(b"\n")
+    return json.loads(reply)
+
+
+class Greet(msgspec.Struct):
+    content: str
+    times: int = 1
+
+
+class Options(msgspec.Struct):
+    color: str = "red"
+
+
+@dataclasses.dataclass
+class Point:
+    x: int
+    y: int = 0
+
+
+class GreetRequest(gtcp.Request):
+    params: Greet
+
+
+class TraceRequest(gtcp.Request):
+    params: dict[str, int]
+    trace: str = "none"
+
+
+class TestRegistration:
+    @pytest.mark.parametrize("cmdid", [0, -1, 2**63])
+    def test_of_a_number_out_of_range_is_refused(self, cmdid):
+        with pytest.raises(ValueError, match="cmdid"):
+            gtcp.Commands().handler(cmdid)
+
+    @pytest.mark.parametrize("cmdid", [True, "1", 1.0, None])
+    def test_of_what_is_no_int_is_refused(self, cmdid):
+        with pytest.raises(TypeError, match="an int"):
+            gtcp.Commands().handler(cmdid)
+
+    def test_twice_is_refused_and_names_both(self):
+        commands = gtcp.Commands()
+
+        @commands.handler(1)
+        def first(request): ...
+
+        def second(request): ...
+
+        with pytest.raises(ValueError, match="1 is registered twice: first and second"):
+            commands.handler(1)(second)
+
+    def test_after_it_is_served_is_refused(self):
+        commands = gtcp.Commands()
+        commands.table(64)
+        with pytest.raises(RuntimeError, match="cmdid 1: the server has started"):
+            commands.handler(1)(lambda request: None)
+
+    def test_of_an_included_table_adds_all_or_says_which_is_twice(self):
+        commands, more = gtcp.Commands(), gtcp.Commands()
+        more.handler(1)(lambda request: "more")
+        more.handler(2)(lambda request: "more")
+        server = gtcp.Server(gtcp.Settings(port=0))
+        server.include(more)
+        assert [each.cmdid for each in server.commands] == [1, 2]
+        server.include(more)  # the very same commands: nothing to refuse
+        commands.handler(2)(lambda request: "other")
+        with pytest.raises(ValueError, match="registered twice"):
+            server.include(commands)
+
+    def test_of_a_class_makes_one_instance(self):
+        commands, made = gtcp.Commands(), []
+
+        @commands.handler(1)
+        class Count(gtcp.BaseHandler):
+            def __init__(self):
+                made.append(self)
+                self.count = 0
+
+            def process(self, request):
+                self.count += 1
+                return self.count
+
+        assert [answer(commands, {"cmdid": 1})["result"] for _ in range(3)] == [1, 2, 3]
+        assert len(made) == 1
+
+    def test_of_a_class_without_process_is_refused(self):
+        class Lazy(gtcp.BaseHandler):
+            pass
+
+        with pytest.raises(NotImplementedError, match="Lazy does not override process"):
+            gtcp.Commands().handler(1)(Lazy)
+
+    def test_of_another_class_is_refused(self):
+        class Stranger:
+            def process(self, request): ...
+
+        with pytest.raises(TypeError, match=r"Stranger is not a gtcp\.BaseHandler"):
+            gtcp.Commands().handler(1)(Stranger)
+
+    def test_returns_what_it_was_given(self):
+        def handler(request): ...
+
+        assert gtcp.Commands().handler(1)(handler) is handler
+        assert gtcp.Commands().handler(1)(Twice) is Twice
+
+    def test_of_a_wrong_number_of_arguments_is_refused(self):
+        for handler in (lambda: None, lambda request, more: None):
+            with pytest.raises(TypeError, match="must take one argument"):
+                gtcp.Commands().handler(1)(handler)
+        gtcp.Commands().handler(1)(lambda request, cache=None: None)
+
+    @pytest.mark.parametrize("annotation", [int, dict, "Nowhere", Greet, list[int], typing.Any])
+    def test_of_an_argument_that_is_no_request_is_refused(self, annotation):
+        def handler(request): ...
+
+        handler.__annotations__["request"] = annotation
+        if annotation is typing.Any:
+            gtcp.Commands().handler(1)(handler)
+            return
+        with pytest.raises(TypeError):
+            gtcp.Commands().handler(1)(handler)
+
+    @pytest.mark.parametrize(
+        "result", [complex, logging.Logger, list[complex], dict[str, logging.Logger]], ids=str
+    )
+    def test_of_a_result_that_has_no_json_form_is_refused(self, result):
+        def handler(request): ...
+
+        handler.__annotations__["return"] = result
+        with pytest.raises(TypeError, match=r"the result of handler.* has no JSON form"):
+            gtcp.Commands().handler(1)(handler)
+
+    def test_of_params_that_have_no_json_form_is_refused(self):
+        def handler(request): ...
+
+        handler.__annotations__["request"] = gtcp.Request[complex]
+        with pytest.raises(TypeError, match="the params of handler"):
+            gtcp.Commands().handler(1)(handler)
+
+    def test_of_a_struct_that_refers_to_itself_works(self):
+        commands = gtcp.Commands()
+
+        @commands.handler(1)
+        def leaves(request: gtcp.Request["Tree"]) -> "Tree":
+            return request.params
+
+        nested = {"children": [{"children": []}]}
+        assert answer(commands, {"cmdid": 1, "params": nested})["result"] == nested
+
+
+class Tree(msgspec.Struct):
+    children: "list[Tree]"
+
+
+class Twice(gtcp.BaseHandler):
+    """Doubles a number."""
+
+    def process(self, request: gtcp.Request[dict[str, int]]) -> int:
+        return request.params["n"] * 2
+
+
+def typed(annotation):
+    def handler(request):
+        return {"type": type(request.params).__name__, "params": request.params}
+
+    handler.__annotations__["request"] = annotation
+    commands = gtcp.Commands()
+    commands.handler(1)(handler)
+    return commands
+
+
+TYPED = [
+    (gtcp.Request[Greet], {"content": "x"}, "Greet"),
+    (GreetRequest, {"content": "x"}, "Greet"),
+    (gtcp.Request[Point], {"x": 1}, "Point"),
+    (gtcp.Request[list[int]], [1, 2], "list"),
+    (gtcp.Request[dict[str, float]], {"a": 1.5}, "dict"),
+    (gtcp.Request[int], 3, "int"),
+    (gtcp.Request[str | None], None, "NoneType"),
+    (gtcp.Request[typing.Any], [None], "list"),
+    (gtcp.Request, {"a": [1]}, "dict"),
+    (typing.Any, {"a": [1]}, "dict"),
+]
+
+
+class TestTypedParams:
+    @pytest.mark.parametrize(("annotation", "params", "kind"), TYPED, ids=str)
+    def test_are_decoded_before_the_handler_runs(self, annotation, params, kind):
+        for cmdid in (1, "1"):  # the second way is the slow one
+            reply = answer(typed(annotation), {"cmdid": cmdid, "params": params})
+            assert reply["result"]["type"] == kind
+
+    @pytest.mark.parametrize(
+        ("annotation", "params", "where"),
+        [
+            (gtcp.Request[Greet], {}, "`content`"),
+            (gtcp.Request[Greet], {"content": 1}, "$.params.content"),
+            (GreetRequest, {"content": "x", "times": "2"}, "$.params.times"),
+            (gtcp.Request[Point], {"x": None}, "$.params.x"),
+            (gtcp.Request[list[int]], [1, "2"], "$.params[1]"),
+            (gtcp.Request[list[int]], {}, "$.params"),
+            (gtcp.Request, [], "$.params"),
+        ],
+        ids=str,
+    )
+    def test_that_do_not_fit_are_refused_with_their_path(self, annotation, params, where):
+        ran = []
+
+        def handler(request):
+            ran.append(request)
+
+        handler.__annotations__["request"] = annotation
+        commands = gtcp.Commands()
+        commands.handler(1)(handler)
+        reply = answer(commands, {"cmdid": 1, "params": params, "id": 3})
+        assert (reply["code"], reply["id"]) == (422, 3)
+        assert reply["message"].startswith("wrong params: ")
+        assert where in reply["message"]
+        assert ran == []
+
+    @pytest.mark.parametrize(
+        ("annotation", "expected"),
+        [(gtcp.Request[Options], {"color": "red"}), (gtcp.Request[dict[str, int]], {})],
+        ids=str,
+    )
+    def test_may_be_missing_when_an_empty_object_fits(self, annotation, expected):
+        assert answer(typed(annotation), {"cmdid": 1})["result"]["params"] == expected
+
+    def test_that_are_missing_are_refused_when_it_does_not(self):
+        assert answer(typed(gtcp.Request[Greet]), {"cmdid": 1})["code"] == 422
+        assert answer(typed(gtcp.Request[list[int]]), {"cmdid": 1})["code"] == 422
+
+    def test_message_does_not_tell_values(self):
+        class Color(msgspec.Struct):
+            name: typing.Literal["red", "green"]
+
+        reply = answer(typed(gtcp.Request[Color]), {"cmdid": 1, "params": {"name": "secret"}})
+        assert reply["code"] == 422
+        assert "secret" not in reply["message"]
+
+    def test_whose_own_code_fails_are_refused(self):
+        class Picky(msgspec.Struct):
+            n: int
+
+            def __post_init__(self):
+                if self.n == 1:
+                    raise ValueError("not one")
+                if self.n == 2:
+                    raise LookupError("secret")
+
+        commands = typed(gtcp.Request[Picky])
+        refused = answer(commands, {"cmdid": 1, "params": {"n": 1}})
+        assert (refused["code"], "not one" in refused["message"]) == (422, True)
+        broken = answer(commands, {"cmdid": 1, "params": {"n": 2}})
+        assert (broken["code"], broken["message"]) == (422, "wrong params: LookupError")
+
+    @pytest.mark.parametrize("cmdid", [1, "1"])
+    def test_fields_of_a_subclass_are_read_too(self, cmdid):
+        commands = gtcp.Commands()
+
+        @commands.handler(1)
+        def trace(request: TraceRequest):
+            return request.trace
+
+        assert answer(commands, {"cmdid": cmdid, "params": {}, "trace": "abc"})["result"] == "abc"
+        assert answer(commands, {"cmdid": cmdid, "params": {}})["result"] == "none"
+
+    def test_of_two_commands_do_not_mix(self):
+        commands = gtcp.Commands()
+
+        def handler(request: GreetRequest):
+            return request.cmdid
+
+        commands.handler(1)(handler)
+        commands.handler(2)(handler)
+        for cmdid in (1, 2):
+            request = {"cmdid": cmdid, "params": {"content": "x"}}
+            assert answer(commands, request)["result"] == cmdid
+
+
+class TestRequest:
+    def test_has_what_the_line_says(self):
+        commands, seen = gtcp.Commands(), []
+        commands.handler(1)(seen.append)
+        line = b'{"cmdid":1,"timestamp":1437000000,"id":"a","meta":{"tenant":"x"},"timeout":2000}'
+        commands.answer(line + b"\r\n")
+        (request,) = seen
+        assert isinstance(request, Request)
+        assert (request.cmdid, request.params, request.timestamp) == (1, {}, 1437000000)
+        assert (request.id, request.meta, request.oneway) == ("a", {"tenant": "x"}, False)
+        assert request.raw_body == request.rawBody == line
+        assert 0 < request.remaining() <= 2
+        assert request.address == ""
+
+    def test_has_the_time_it_arrived_when_none_was_sent(self):
+        commands, seen = gtcp.Commands(), []
+        commands.handler(1)(seen.append)
+        commands.answer(b'{"cmdid":1}')
+        assert seen[0].timestamp > 1_700_000_000
+        assert seen[0].remaining() is None
+
+
+class TestAnswer:
+    def test_works_without_a_network(self):
+        commands = gtcp.Commands()
+        commands.handler(10000)(lambda request: {"content": request.params["content"]})
+        reply = answer(commands, {"cmdid": 10000, "params": {"content": "hi"}})
+        assert reply == {"code": 0, "result": {"content": "hi"}}
+
+    @pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"])
+    def test_takes_the_line_with_or_without_its_end(self, end):
+        assert gtcp.Commands().answer(b'{"cmdid":0,"id":1}' + end) == (
+            b'{"code":0,"result":"pong","id":1}\n'
+        )
+
+    def test_of_a_oneway_request_is_empty(self):
+        ran = []
+        commands = gtcp.Commands()
+        commands.handler(1)(lambda request: ran.append(1))
+        assert commands.answer(b'{"cmdid":1,"oneway":true}') == b""
+        assert commands.answer(b'{"cmdid":9,"oneway":true}') == b""
+        assert ran == [1]
+
+    def test_more_may_be_registered_after_it(self):
+        commands = gtcp.Commands()
+        assert answer(commands, {"cmdid": 1})["code"] == 404
+        commands.handler(1)(lambda request: 1)
+        assert answer(commands, {"cmdid": 1})["code"] == 0
+
+    @given(st.binary())
+    def test_any_bytes_get_one_line(self, data):
+        reply = gtcp.Commands().answer(data)
+        assert reply.count(b"\n") == 1
+        assert json.loads(reply)["code"] in (0, 400, 404, 422)
+
+
+class TestOwnCommands:
+    def test_ping_is_the_default(self):
+        commands = gtcp.Commands()
+        assert answer(commands, {"cmdid": 0})["result"] == "pong"
+        assert answer(commands, {"cmdid": 0, "params": {"op": "ping"}})["result"] == "pong"
+
+    def test_commands_lists_what_is_registered(self):
+        commands = gtcp.Commands()
+        commands.handler(2)(Twice)
+
+        @commands.handler(1)
+        def greet(request: gtcp.Request[Greet]) -> Greet:
+            """Greet somebody.
+
+            At length.
+            """
+
+        first, second = answer(commands, {"cmdid": 0, "params": {"op": "commands"}})["result"]
+        assert (first["cmdid"], first["name"]) == (1, "greet")
+        assert first["doc"] == "Greet somebody.\n\nAt length."
+        assert "content" in json.dumps(first["params"])
+        assert "content" in json.dumps(first["result"])
+        assert (second["cmdid"], second["name"], second["doc"]) == (2, "Twice", "Doubles a number.")
+        assert second["result"] == {"type": "integer"}
+
+    def test_of_another_name_is_refused(self):
+        reply = answer(gtcp.Commands(), {"cmdid": 0, "params": {"op": "fly"}})
+        assert (reply["code"], "ping" in reply["message"]) == (422, True)
+
+    def test_cancel_of_what_is_not_in_flight_does_nothing(self):
+        cancel = {"cmdid": 0, "params": {"op": "cancel", "id": 5}}
+        assert answer(gtcp.Commands(), cancel) == {"code": 0, "result": None}
+
+
+class TestFailure:
+    def test_is_logged_under_the_id_that_the_caller_gets(self, caplog):
+        commands = gtcp.Commands()
+
+        @commands.handler(7)
+        def broken(request):
+            raise LookupError("secret")
+
+        reply = answer(commands, {"cmdid": 7, "id": 1})
+        assert (reply["code"], reply["id"]) == (500, 1)
+        assert "secret" not in json.dumps(reply)
+        (record,) = caplog.records
+        assert reply["data"]["error_id"] in record.getMessage()
+        assert "cmdid 7 (broken)" in record.getMessage()
+        assert record.exc_info[0] is LookupError
+        assert record.name == "gtcp.server"
+
+    @pytest.mark.parametrize("how", ["argument", "class"])
+    def test_is_logged_by_the_handlers_own_logger(self, caplog, how):
+        own = logging.getLogger("tests.own")
+
+        class Broken(gtcp.BaseHandler):
+            logger = own if how == "class" else None
+
+            def process(self, request):
+                raise LookupError
+
+        commands = gtcp.Commands()
+        commands.handler(7, logger=own if how == "argument" else None)(Broken)
+        assert answer(commands, {"cmdid": 7})["code"] == 500
+        assert [each.name for each in caplog.records] == ["tests.own"]
+
+
+known = st.sampled_from([1, 2, 3, 0, "1", "02", 4711, -1, 2**63, True, None, "x"])
+scalars = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.text() | st.floats()
+objects = st.fixed_dictionaries(
+    {},
+    optional={
+        "cmdid": known,
+        "params": st.dictionaries(st.sampled_from(["content", "n", "op"]), scalars) | scalars,
+        "id": scalars,
+        "timeout": st.integers(-1, 2**60) | scalars,
+        "timestamp": scalars,
+        "oneway": st.booleans() | scalars,
+        "meta": st.dictionaries(st.text(), st.text()) | scalars,
+        "": scalars,
+        "other": st.lists(st.dictionaries(st.text(), scalars)),
+    },
+)
+request_lines = objects.map(lambda each: json.dumps(each).encode() + b"\n")
+odd_lines = st.binary(max_size=40).map(lambda data: data + b"\n")
+ends = st.sampled_from([b"\n", b"\r\n"])
+
+
+def table():
+    commands = gtcp.Commands()
+    commands.handler(1)(lambda request: None)
+    commands.handler(2)(Twice)
+
+    @commands.handler(3)
+    def greet(request: GreetRequest): ...
+
+    return commands.table(8)
+
+
+TABLE = table()
+
+
+def shown(items):
+    """What was read, as something that can be compared."""
+    return [
+        (each.reply.code, each.id, each.fatal, each.reply_wanted)
+        if isinstance(each, Rejection)
+        else (each.cmdid, each.params, each.id, each.timeout, each.oneway, each.meta)
+        for each in items
+    ]
+
+
+class TestTable:
+    @given(st.lists(request_lines | odd_lines, min_size=1, max_size=5))
+    def test_any_bytes_are_read(self, lines):
+        items, plain = TABLE.read(b"".join(lines))
+        assert items
+        assert plain == all(isinstance(each, Request) for each in items) or not plain
+        fatal = [each for each in items if isinstance(each, Rejection) and each.fatal]
+        assert fatal in ([], [items[-1]])
+
+    @given(st.lists(request_lines | odd_lines, min_size=1, max_size=5))
+    def test_lines_read_together_are_read_as_they_are_one_by_one(self, lines):
+        data = b"".join(lines)
+        together = shown(TABLE.read(data)[0])
+        alone = []
+        for line in data.split(b"\n")[:-1]:
+            alone += shown(TABLE.read(line + b"\n")[0])
+            if alone[-1][0] == 400:
+                break
+        assert repr(together) == repr(alone)
+
+    @given(request_lines, ends)
+    def test_the_slow_way_reads_what_the_fast_way_reads(self, line, end):
+        fast, plain = TABLE.read(line)
+        if plain:
+            slow, _ = TABLE.read(b'{"cmdid":"0"}\n' + line.removesuffix(b"\n") + end)
+            assert shown(slow)[1:] == shown(fast)
+
+    def test_nothing_is_read_after_what_cannot_be(self):
+        items, plain = TABLE.read(b'{"cmdid":1}\ngarbage\n{"cmdid":1}\n')
+        assert not plain
+        assert len(items) == 2
+        assert items[1].fatal
+
+    def test_has_only_gtcps_own_without_commands(self):
+        items, _ = Table([]).read(b'{"cmdid":0}\n')
+        assert items[0].params.op == "ping"

@@ -1,0 +1,63 @@
+"""Limits of a whole server."""
+
+from __future__ import annotations
+
+import gevent
+import pytest
+
+import gtcp
+from tests.helpers import eventually, serving
+
+PING = {"cmdid": 0}
+
+
+def test_a_connection_too_many_is_told_so_and_closed() -> None:
+    with serving(gtcp.Commands(), max_connections=2) as server:
+        with server.line() as first, server.line() as second:
+            assert first.ask(PING)["code"] == second.ask(PING)["code"] == 0
+            with server.line() as third:
+                assert third.rest() == [{"code": 429, "message": "too many connections"}]
+            assert first.ask(PING)["code"] == 0
+        eventually(lambda: not server.server.connections)
+        with server.line() as again:
+            assert again.ask(PING)["code"] == 0
+
+
+def test_a_client_of_a_full_server_is_told_that_its_call_did_not_run() -> None:
+    with serving(gtcp.Commands(), max_connections=1) as server, server.line() as first:
+        first.ask(PING)
+        with gtcp.Client(server.address) as client, pytest.raises(gtcp.RemoteError) as caught:
+            client.call(0)
+        assert caught.value.code == 429
+        assert caught.value.executed == "no"
+
+
+def test_connections_are_counted_by_address() -> None:
+    with serving(gtcp.Commands(), max_connections_per_address=1) as server:
+        with server.line() as first:
+            first.ask(PING)
+            with server.line() as second:
+                assert second.reply()["code"] == 429
+        eventually(lambda: not server.server.connections)
+        with server.line() as again:
+            assert again.ask(PING)["code"] == 0
+
+
+def test_a_nested_call_that_ends_by_the_common_deadline_is_a_timeout() -> None:
+    inner, outer = gtcp.Commands(), gtcp.Commands()
+
+    @inner.handler(1)
+    def slow(request: gtcp.Request) -> None:
+        gevent.sleep(60)
+
+    with serving(inner) as last:
+
+        @outer.handler(1)
+        def nested(request: gtcp.Request) -> None:
+            with gtcp.Client(last.address) as client:
+                client.call(1)
+
+        with serving(outer) as first, gtcp.Client(first.address) as client:
+            for _ in range(10):
+                with pytest.raises(gtcp.CallTimeout):
+                    client.call(1, timeout=0.05)

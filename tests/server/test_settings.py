@@ -1,0 +1,380 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gtcp.server.settings import Settings, SettingsError
+
+
+def load(path: Path | None = None, **layers: Any) -> Settings:
+    """`Settings.load` without the environment of the machine."""
+    return Settings.load(path, **{"env": {}, **layers})
+
+
+@pytest.fixture
+def toml(tmp_path):
+    def write(text: str) -> Path:
+        path = tmp_path / "app.toml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+# Values.
+
+
+def test_the_defaults_pass_their_own_checks():
+    assert msgspec.structs.asdict(Settings()) == {
+        "host": "127.0.0.1",
+        "port": 8889,
+        "bind": (),
+        "workers": 1,
+        "backlog": 2048,
+        "graceful_timeout": 30.0,
+        "log_level": "info",
+        "access_log": False,
+        "max_line_bytes": 1024 * 1024,
+        "max_reply_bytes": 16 * 1024 * 1024,
+        "max_depth": 64,
+        "line_timeout": 5.0,
+        "idle_timeout": 300.0,
+        "write_timeout": 10.0,
+        "max_connections": 10_000,
+        "max_connections_per_address": None,
+        "max_in_flight": 1_000,
+        "max_in_flight_per_connection": 100,
+        "keepalive": 60.0,
+        "half_close_grace": 0.5,
+    }
+
+
+def test_settings_cannot_be_changed():
+    with pytest.raises(AttributeError):
+        Settings().port = 1  # type: ignore[misc]
+
+
+def test_whole_seconds_become_floats_and_lists_become_tuples():
+    settings = Settings(idle_timeout=3, port=[1, 2])  # type: ignore[arg-type]
+    assert isinstance(settings.idle_timeout, float)
+    assert settings.port == (1, 2)
+
+
+def test_a_copy_is_checked_too():
+    with pytest.raises(SettingsError, match="workers"):
+        msgspec.structs.replace(Settings(), workers=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("host", "", "a host name or an IP address, without a port"),
+        ("host", "a:1", "a host name or an IP address, without a port"),
+        ("host", "[::1]", "a host name or an IP address, without a port"),
+        ("host", "unix:/run/x.sock", "a host name or an IP address, without a port"),
+        ("host", "a b", "a host name or an IP address, without a port"),
+        ("host", "a\nb", "a host name or an IP address, without a port"),
+        ("port", "8889", "an integer from 0 to 65535"),
+        ("port", True, "an integer from 0 to 65535"),
+        ("port", 1.0, "an integer from 0 to 65535"),
+        ("port", -1, "an integer from 0 to 65535"),
+        ("port", 65536, "an integer from 0 to 65535"),
+        ("port", (), "an integer from 0 to 65535"),
+        ("port", (1, 65536), "an integer from 0 to 65535"),
+        ("port", None, "an integer from 0 to 65535"),
+        ("bind", "a:1", "addresses such as 127.0.0.1:8889, [::1]:8889 or unix:/path"),
+        ("bind", ("a:b",), "addresses such as 127.0.0.1:8889, [::1]:8889 or unix:/path"),
+        ("bind", ("unix:",), "addresses such as 127.0.0.1:8889, [::1]:8889 or unix:/path"),
+        ("workers", 0, "an integer >= 1"),
+        ("workers", None, "an integer >= 1"),
+        ("backlog", 65536, "an integer from 1 to 65535"),
+        ("graceful_timeout", -0.1, "seconds >= 0"),
+        ("graceful_timeout", None, "seconds >= 0"),
+        ("graceful_timeout", 10**400, "seconds >= 0"),
+        ("log_level", "loud", "one of debug, info, warning, error, critical"),
+        ("access_log", 1, "true or false"),
+        ("max_depth", 501, "an integer from 1 to 500"),
+        ("idle_timeout", -1, "seconds > 0 or none"),
+        ("idle_timeout", 0, "seconds > 0 or none"),
+        ("idle_timeout", float("nan"), "seconds > 0 or none"),
+        ("idle_timeout", float("inf"), "seconds > 0 or none"),
+        ("idle_timeout", "5", "seconds > 0 or none"),
+        ("idle_timeout", True, "seconds > 0 or none"),
+        ("max_connections", 0, "an integer >= 1 or none"),
+        ("keepalive", 0.5, "seconds >= 1 or none"),
+    ],
+)
+def test_an_impossible_value_is_refused_with_its_name_and_what_was_expected(name, value, expected):
+    shown = repr(value) if len(repr(value)) <= 100 else repr(value)[:100] + "..."
+    with pytest.raises(SettingsError) as caught:
+        Settings(**{name: value})
+    assert str(caught.value) == f"{name}: expected {expected}, got {shown}"
+
+
+def test_an_unknown_keyword_is_refused_with_its_name():
+    with pytest.raises(TypeError, match="prot"):
+        Settings(prot=1)  # type: ignore[call-arg]
+
+
+NOT_OPTIONAL = [info.name for info in Settings.describe() if "None" not in info.type]
+OPTIONAL = [info.name for info in Settings.describe() if "None" in info.type]
+
+
+@pytest.mark.parametrize("name", OPTIONAL)
+def test_no_limit_is_none_in_keywords_and_spelled_none_elsewhere(name, toml):
+    for settings in (
+        Settings(**{name: None}),
+        load(toml(f"{name} = 'none'")),
+        load(env={f"GTCP_{name.upper()}": "None"}),
+        load(flags={name: "none"}),
+    ):
+        assert getattr(settings, name) is None
+
+
+@pytest.mark.parametrize("name", [name for name in NOT_OPTIONAL if name not in ("host", "bind")])
+def test_what_must_have_a_limit_does_not_take_none(name):
+    with pytest.raises(SettingsError, match=rf"^GTCP_{name.upper()}: expected .*, got 'none'$"):
+        load(env={f"GTCP_{name.upper()}": "none"})
+
+
+# Addresses.
+
+
+@pytest.mark.parametrize(
+    ("given_settings", "addresses"),
+    [
+        ({}, ("127.0.0.1:8889",)),
+        ({"host": "::1"}, ("[::1]:8889",)),
+        ({"host": "localhost", "port": (8889, 8890)}, ("localhost:8889", "localhost:8890")),
+        ({"port": 0}, ("127.0.0.1:0",)),
+        (
+            {"host": "ignored", "bind": ("0.0.0.0:1", "[::1]:2", "unix:/run/x.sock")},
+            ("0.0.0.0:1", "[::1]:2", "unix:/run/x.sock"),
+        ),
+    ],
+)
+def test_addresses_are_bind_or_else_the_host_with_every_port(given_settings, addresses):
+    assert Settings(**given_settings).addresses == addresses
+
+
+# Layers.
+
+
+def test_a_stronger_layer_wins_setting_by_setting(toml):
+    base = Settings(workers=2, backlog=2, max_depth=2, max_connections=2)
+    path = toml("backlog = 3\nmax_depth = 3\nmax_connections = 3")
+    env = {"GTCP_MAX_DEPTH": "4", "GTCP_MAX_CONNECTIONS": "4"}
+    settings = load(path, env=env, flags={"max_connections": "5"}, base=base)
+    found = (
+        settings.workers,
+        settings.backlog,
+        settings.max_depth,
+        settings.max_connections,
+    )
+    assert found == (2, 3, 4, 5)
+
+
+def test_without_any_layer_the_defaults_are_loaded():
+    assert load() == Settings()
+
+
+def test_the_environment_is_the_process_own_unless_given(monkeypatch):
+    monkeypatch.setenv("GTCP_WORKERS", "7")
+    assert Settings.load().workers == 7
+    assert Settings.load(env={}).workers == 1
+
+
+def test_a_stronger_port_puts_a_weaker_bind_aside(toml):
+    path = toml("bind = ['10.0.0.1:1']")
+    assert load(path).addresses == ("10.0.0.1:1",)
+    assert load(path, flags={"port": "9000"}).addresses == ("127.0.0.1:9000",)
+    assert load(path, env={"GTCP_HOST": "::1"}).addresses == ("[::1]:8889",)
+
+
+def test_bind_replaces_host_and_port_of_its_own_and_weaker_layers(toml):
+    path = toml("host = '10.0.0.1'\nport = 1")
+    env = {"GTCP_BIND": "unix:/run/x.sock", "GTCP_PORT": "2"}
+    assert load(path, env=env).addresses == ("unix:/run/x.sock",)
+
+
+# The file.
+
+
+@pytest.mark.parametrize("header", ["", "[gtcp]\n"])
+def test_a_file_has_its_settings_at_top_level_or_in_a_table(toml, header):
+    path = toml(header + "host = 'localhost'\nport = [1, 2]\naccess_log = true\nline_timeout = 1")
+    expected = Settings(host="localhost", port=(1, 2), access_log=True, line_timeout=1.0)
+    assert load(path) == expected
+
+
+def test_beside_the_gtcp_table_a_file_is_the_applications_own(toml):
+    assert load(toml("name = 'shop'\n[gtcp]\nport = 1\n[shop]\nport = 2")).port == 1
+
+
+def test_a_setting_outside_of_the_gtcp_table_is_not_silently_ignored(toml):
+    path = toml("port = 2\n[gtcp]\nworkers = 2")
+    with pytest.raises(SettingsError) as caught:
+        load(path)
+    assert str(caught.value) == f"setting 'port' in {path} stands outside of [gtcp]"
+
+
+def test_an_unknown_setting_in_a_file_is_refused_with_a_suggestion(toml):
+    path = toml("prot = 1")
+    with pytest.raises(SettingsError) as caught:
+        load(path)
+    assert str(caught.value) == f"unknown setting 'prot' in {path}; did you mean 'port'?"
+
+
+def test_a_setting_like_no_other_is_refused_without_a_suggestion(toml):
+    path = toml("zzz = 1")
+    with pytest.raises(SettingsError) as caught:
+        load(path)
+    assert str(caught.value) == f"unknown setting 'zzz' in {path}"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("port = '8889'", "port: expected an integer from 0 to 65535, got '8889'"),
+        ("idle_timeout = -1", "idle_timeout: expected seconds > 0 or none, got -1"),
+        ("workers = 'none'", "workers: expected an integer >= 1, got 'none'"),
+        ("gtcp = 1", "unknown setting 'gtcp'"),
+    ],
+)
+def test_an_impossible_value_in_a_file_names_the_file(toml, line, message):
+    path = toml(line)
+    with pytest.raises(SettingsError) as caught:
+        load(path)
+    assert message in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"port = ", b"host = '\xff'", b"a = " + b"[" * 100_000])
+def test_a_file_that_is_not_toml_is_refused_in_one_line(tmp_path, content):
+    path = tmp_path / "app.toml"
+    path.write_bytes(content)
+    with pytest.raises(SettingsError) as caught:
+        load(path)
+    assert str(caught.value).startswith(f"cannot read {path}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    path = tmp_path / "app.toml"
+    with pytest.raises(SettingsError) as caught:
+        load(path)
+    assert str(caught.value) == f"cannot read {path}: No such file or directory"
+
+
+# The environment.
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "name", "value"),
+    [
+        ("GTCP_PORT", "8890", "port", 8890),
+        ("GTCP_PORT", "8889,8890", "port", (8889, 8890)),
+        ("GTCP_PORT", " 8889, 8890 ", "port", (8889, 8890)),
+        ("GTCP_HOST", "::", "host", "::"),
+        ("GTCP_BIND", "a:1,unix:/x", "bind", ("a:1", "unix:/x")),
+        ("GTCP_BIND", "a:1", "bind", ("a:1",)),
+        ("GTCP_BIND", "", "bind", ()),
+        ("GTCP_WORKERS", "4", "workers", 4),
+        ("GTCP_IDLE_TIMEOUT", "2.5", "idle_timeout", 2.5),
+        ("GTCP_ACCESS_LOG", "true", "access_log", True),
+        ("GTCP_ACCESS_LOG", "0", "access_log", False),
+    ],
+)
+def test_a_variable_is_read_as_its_settings_type(variable, text, name, value):
+    assert getattr(load(env={variable: text}), name) == value
+
+
+@pytest.mark.parametrize("text", ["abc", "", "-1", "8889,abc", "1.5", "tcp://10.0.0.1:8889"])
+def test_an_impossible_variable_is_refused_with_its_name(text):
+    with pytest.raises(SettingsError) as caught:
+        load(env={"GTCP_PORT": text})
+    message = f"GTCP_PORT: expected an integer from 0 to 65535, got {text!r}"
+    assert str(caught.value) == message
+
+
+def test_an_unknown_variable_is_refused_with_a_suggestion():
+    with pytest.raises(SettingsError) as caught:
+        load(env={"GTCP_PROT": "1"})
+    expected = "unknown setting 'GTCP_PROT' in the environment; did you mean 'GTCP_PORT'?"
+    assert str(caught.value) == expected
+
+
+def test_other_variables_and_the_secrets_are_left_alone():
+    env = {"PORT": "x", "gtcp_port": "x", "GTCP_SECRET": "s", "GTCP_SECRET_FILE": "/s"}
+    assert load(env=env) == Settings()
+
+
+# Flags.
+
+
+def test_a_flag_that_was_not_given_is_skipped():
+    assert load(env={"GTCP_PORT": "1"}, flags={"port": None}).port == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("port", "1,2", (1, 2)),
+        ("port", 1, 1),
+        ("port", ("1", "2"), (1, 2)),
+        ("bind", ["a:1", "b:2"], ("a:1", "b:2")),
+        ("access_log", True, True),
+        ("idle_timeout", 1.5, 1.5),
+    ],
+)
+def test_a_flag_is_text_or_typed(name, value, expected):
+    assert getattr(load(flags={name: value}), name) == expected
+
+
+def test_an_impossible_flag_is_named_as_on_the_command_line():
+    with pytest.raises(SettingsError) as caught:
+        load(flags={"idle_timeout": "soon"})
+    assert str(caught.value) == "--idle-timeout: expected seconds > 0 or none, got 'soon'"
+
+
+def test_an_unknown_flag_is_refused():
+    with pytest.raises(
+        SettingsError, match=r"^unknown setting 'wrokers' in the flags; .*'workers'"
+    ):
+        load(flags={"wrokers": 1})
+
+
+# What the documentation is made from.
+
+
+def test_every_setting_is_described_with_its_type_default_and_meaning():
+    table = Settings.describe()
+    assert [row.name for row in table] == list(Settings.__struct_fields__)
+    assert all(row.type and row.meaning for row in table)
+    assert [row.default for row in table] == list(msgspec.structs.astuple(Settings()))
+    assert table[1][:3] == ("port", "int | tuple[int, ...]", 8889)
+    assert {row.name: row.type for row in table}["idle_timeout"] == "float | None"
+
+
+@given(
+    name=st.sampled_from(Settings.__struct_fields__),
+    value=st.one_of(
+        st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.lists(st.text())
+    ),
+)
+def test_any_value_is_taken_or_refused_in_one_line(name, value):
+    for layer in ({"flags": {name: value}}, {"env": {f"GTCP_{name.upper()}": str(value)}}):
+        assert outcome(layer)
+        assert "\n" not in outcome(layer)
+
+
+def outcome(layer: dict[str, Any]) -> str:
+    try:
+        return " ".join(load(**layer).addresses)
+    except SettingsError as exc:
+        return str(exc)

@@ -1,0 +1,158 @@
+"""What TARGET may be, and what is said when it leads nowhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import gtcp
+from gtcp.target import Target, TargetError, load, parse
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A current directory of the test's own; what it imports is forgotten."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    known = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - known:
+        del sys.modules[name]
+
+
+def said(text: str) -> str:
+    """The line for a target that can't be loaded."""
+    with pytest.raises(TargetError) as raised:
+        load(parse(text))
+    return str(raised.value)
+
+
+def source(name: str, text: str) -> None:
+    Path(name).parent.mkdir(exist_ok=True)
+    Path(name).write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "target"),
+    [
+        ("app", Target("app", "server")),
+        ("app:api", Target("app", "api")),
+        ("pay.app:api", Target("pay.app", "api")),
+        ("app.py", Target("app.py", "server")),
+        ("a-b/c d.py:api", Target("a-b/c d.py", "api")),
+        ("/x:y/app.py:api", Target("/x:y/app.py", "api")),
+    ],
+)
+def test_a_target_is_a_place_and_an_attribute(text: str, target: Target) -> None:
+    assert parse(text) == target
+
+
+@pytest.mark.parametrize("text", ["", ":", "app:", ":server", "my app", "app:a.b", "app:a()"])
+def test_what_is_no_target_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"expected module:attribute or path/to/file\.py"):
+        parse(text)
+
+
+@pytest.mark.parametrize("target", ["sample_one", "sample_one:server", "sample_one.py:server"])
+def test_a_server_is_taken_as_it_is(target: str) -> None:
+    source("sample_one.py", "import gtcp\nserver = gtcp.Server()\n")
+    assert load(parse(target)) is sys.modules["sample_one"].server
+
+
+def test_a_table_of_commands_gets_a_server() -> None:
+    source(
+        "sample_table.py",
+        "import gtcp\ntable = gtcp.Commands()\n@table.handler(7)\ndef f(request): pass\n",
+    )
+    server = load(parse("sample_table:table"))
+    assert isinstance(server, gtcp.Server)
+    assert [command.cmdid for command in server.commands] == [7]
+
+
+def test_a_file_finds_what_is_beside_it_and_can_be_imported_itself() -> None:
+    source("deep/sample_part.py", "import sample_whole\n")
+    source("deep/sample_whole.py", "import gtcp, sample_part\nserver = gtcp.Server()\n")
+    assert load(parse("deep/sample_whole.py")) is sys.modules["sample_part"].sample_whole.server
+
+
+def test_a_missing_module_is_named_with_where_it_was_looked_for(elsewhere: Path) -> None:
+    line = f"can't import 'no.such.thing' from {elsewhere}: No module named 'no'"
+    assert said("no.such.thing") == line
+
+
+def test_a_missing_file_is_named() -> None:
+    assert said("src/no.py:server") == "no such file: src/no.py"
+
+
+def test_a_file_named_like_a_loaded_module_is_refused() -> None:
+    source("json.py", "")
+    assert (
+        said("json.py") == "json.py: a module 'json' is loaded already: give the file another name"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("def f(:\n", "line 1: SyntaxError: invalid syntax"),
+        ("import os\nimport no_such_thing\n",
+         "line 2: ModuleNotFoundError: No module named 'no_such_thing'"),
+        ("from os import no_such_thing\n", "line 1: ImportError: cannot import name"),
+        ("import gtcp\n\n@gtcp.Server().handler(0)\ndef f(r): pass\n",
+         "line 3: ValueError: cmdid 0 is gtcp's own"),
+        ("import gtcp\ngtcp.Settings(port=-1)\n", "line 2: SettingsError: port: expected"),
+        ("import json\njson.loads('{')\n", "line 2: JSONDecodeError: "),
+        ("import sys\nsys.exit()\n", "line 2: SystemExit"),
+        ("import importlib\nimportlib.import_module('no_such_thing')\n",
+         "line 2: ModuleNotFoundError: No module named"),
+        ("eval('1 +')\n", "line 1: SyntaxError: invalid syntax"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("target", ["sample_broken", "sample_broken.py"])
+def test_a_failing_import_names_the_file_and_line(target: str, text: str, line: str) -> None:
+    source("sample_broken.py", text)
+    assert said(target).startswith(f"sample_broken.py, {line}")
+
+
+def test_a_failure_in_an_imported_module_names_that_one() -> None:
+    source("sample_outer.py", "import sample_inner\n")
+    source("sample_inner.py", "\n\n1 / 0\n")
+    assert said("sample_outer") == "sample_inner.py, line 3: ZeroDivisionError: division by zero"
+
+
+def test_the_exception_itself_is_the_cause() -> None:
+    source("sample_cause.py", "def f(:\n")
+    with pytest.raises(TargetError) as raised:
+        load(parse("sample_cause"))
+    assert isinstance(raised.value.__cause__, SyntaxError)
+
+
+def test_a_missing_attribute_comes_with_those_that_would_do() -> None:
+    source("sample_two.py", "import gtcp\napi, table = gtcp.Server(), gtcp.Commands()\n")
+    assert said("sample_two") == "sample_two has no 'server'; it has api, table"
+
+
+def test_a_module_without_any_server_says_so() -> None:
+    source("sample_none.py", "")
+    assert said("sample_none:api") == (
+        "sample_none has no 'api', nor any gtcp.Server or gtcp.Commands"
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        ("5", "an int"),
+        ("None", "a NoneType"),
+        ("gtcp.Server", "the class Server"),
+        ("lambda: gtcp.Server()", "a function"),
+        ("gtcp", "a module"),
+    ],
+)
+def test_what_is_no_server_is_called_what_it_is(value: str, kind: str) -> None:
+    source("sample_kind.py", f"import gtcp\nserver = {value}\n")
+    expected = f"sample_kind:server is {kind}: expected a gtcp.Server or gtcp.Commands"
+    assert said("sample_kind") == expected
