@@ -80,8 +80,10 @@ def _addresses(
 def _number(_ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
     """A whole number; of the cmdids, 0 is gtcp's own."""
     least = 0 if param.name == "cmdid" else 1
-    if value is None or (value.isdecimal() and least <= int(value) < 2**63):
-        return None if value is None else int(value)
+    if value is None:
+        return None
+    if value.isdecimal() and len(value) < 20 and least <= int(value) < 2**63:
+        return int(value)
     raise click.BadParameter(f"expected a whole number >= {least}, got {value!r}.")
 
 

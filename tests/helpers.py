@@ -115,6 +115,15 @@ class Serving:
         """Begin a drain; returns at once."""
         self._hub.loop.run_callback_threadsafe(gevent.spawn, self.server.stop, timeout)
 
+    def wait_until_leaving(self) -> None:
+        """Wait until a drain has begun: it does not listen, and its connections are leaving."""
+
+        def leaving() -> bool:
+            server = self.server
+            return not server.addresses and all(each.leaving for each in server.connections)
+
+        eventually(lambda: self.run(leaving))
+
     def stop(self, timeout: float | None = None) -> None:
         """Drain; returns when the thread has ended. Harmless when it has already."""
         if self._thread.is_alive():

@@ -242,6 +242,7 @@ def test_help_of_every_command_fits_a_terminal(command: str, typed: Any) -> None
         (["call", "a:b", "1"], "'a:b' is not an address"),
         (["call", "127.0.0.1", "one"], "expected a whole number >= 0, got 'one'"),
         (["call", "127.0.0.1", str(2**63)], "expected a whole number >= 0"),
+        (["call", "127.0.0.1", "9" * 5000], "expected a whole number >= 0"),
         (["call", "127.0.0.1", "1", "{"], "PARAMS: "),
         (["call", "127.0.0.1", "1", '{"a": \x1b}'], "PARAMS: "),
         (["call", "127.0.0.1", "1", "[" * 100_000], "PARAMS: "),

@@ -40,7 +40,7 @@ def json_values(leaves=None):
     if leaves is None:
         leaves = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text()
     return st.recursive(
-        leaves, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=20
+        leaves, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8
     )
 
 

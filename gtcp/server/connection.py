@@ -240,7 +240,7 @@ class Connection:
         while self._held and not self.leaving and self.stalled is None and not self._crowded():
             end = self._held.find(b"\n", PIECE_BYTES) + 1 or len(self._held)
             piece, self._held = self._held[:end], self._held[end:]
-            self._serve(piece, self.active)
+            self._serve(piece, self.active, behind=True)
         if self._buffer.overflow and not self._held and not self.leaving:
             self._overflowed()
         self._read_on_or_not()
@@ -249,12 +249,12 @@ class Connection:
         limit = self._context.settings.max_line_bytes
         self.reject(Rejection(TOO_LARGE, f"a request line may have at most {limit} bytes"))
 
-    def _serve(self, lines: bytes, now: float) -> None:
+    def _serve(self, lines: bytes, now: float, behind: bool = False) -> None:
         context = self._context
         items, plain = context.table.read(lines)
         runners = context.runners
         quick = plain and not context.careful and runners.room
-        if quick and self.in_flight:
+        if quick and (self.in_flight or self.ordered is not None):
             quick = self.ordered is None and not runners.full(self)
         replies: list[Success | Failure] = []
         work = Work(
@@ -264,6 +264,7 @@ class Connection:
             connection=self,
             items=items,
             pending=iter(items),
+            behind=behind,
             quick=quick,
             replies=replies,
         )

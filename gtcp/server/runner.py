@@ -27,7 +27,7 @@ from gevent import GreenletExit, get_hub, spawn
 
 from gtcp.deadline import Alarm, Carrier, earliest
 from gtcp.errors import CallTimeout, Cancelled
-from gtcp.protocol import LATE, OVERLOADED, Batch, Failure, Request, Success
+from gtcp.protocol import LATE, OVERLOADED, OWN_CMDID, Batch, Failure, Request, Success
 from gtcp.server.handler import Item, Rejection, failure, overtakes
 from gtcp.server.logger import SERVER
 
@@ -52,6 +52,7 @@ class Work(Batch, kw_only=True, gc=False):
             since they refer to the work.
         pending: the items that no runner has taken yet; shared by the runners that follow
             one another.
+        behind: whether it had to wait already; if not, the first one can't be late.
         quick: whether nothing needs a closer look: all requests, none to be queued, refused
             or logged.
         replies: of the requests that ran quickly, in their order.
@@ -60,6 +61,7 @@ class Work(Batch, kw_only=True, gc=False):
     connection: Connection
     items: Sequence[Item]
     pending: Iterator[Item]
+    behind: bool
     quick: bool
     replies: list[Success | Failure]
 
@@ -168,14 +170,14 @@ class Runner(Carrier):
         runners = self._runners
         replies = work.replies
         arrived = work.arrived
+        behind = work.behind
         for request in cast("Iterator[Request[Any]]", work.pending):
             request._batch = work
             if not request.timestamp:
                 request.timestamp = int(arrived + runners.clock_offset)
             timeout = request.timeout
-            # The first one starts right after it arrived.
             if timeout is not None and (
-                not timeout or (replies and (monotonic() - arrived) * 1000 >= timeout)
+                not timeout or (behind and (monotonic() - arrived) * 1000 >= timeout)
             ):
                 reply: Success | Failure = late(request)
             else:
@@ -192,6 +194,7 @@ class Runner(Carrier):
                     self.gr_context = None
             if not request.oneway:
                 replies.append(reply)
+            behind = True
 
     def _carefully(self, work: Work) -> None:
         connection = work.connection
@@ -243,7 +246,8 @@ class Runner(Carrier):
         when = request.deadline
         if when is not None and now >= when:
             return late(request)
-        if not self.detached and self._runners.full(connection):
+        own = request.cmdid == OWN_CMDID  # never waits, and a cancellation makes room
+        if not own and not self.detached and self._runners.full(connection):
             return Failure(OVERLOADED, "too many calls in flight", request.id, {"retry_after": 1.0})
         return None
 

@@ -169,9 +169,9 @@ class Server:
         if context is None:
             return
         limit = self.settings.graceful_timeout if timeout is None else timeout
-        for listener in self._listeners:
+        listeners, self._listeners = self._listeners, []
+        for listener in listeners:
             listener.close() if self._own_listeners else listener.stop()
-        self._listeners = []
         for connection in self.connections:
             connection.go_away()
         self._wait_until_empty(context, monotonic() + limit)

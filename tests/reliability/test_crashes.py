@@ -130,7 +130,9 @@ def test_when_master_and_workers_are_killed_the_next_server_serves_at_once(
 ) -> None:
     with gtcp.Client(cluster.address) as client:
         call, _ = waiting_call(client, tmp_path / "runs")
+        workers = cluster.gunicorn.workers
         cluster.gunicorn.kill()
+        eventually(lambda: not any(map(alive, workers)))
         with pytest.raises(gtcp.ConnectionLost):
             call.get(timeout=10)
         with pytest.raises(gtcp.ConnectError) as caught:

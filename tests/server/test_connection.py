@@ -237,7 +237,8 @@ gevent.sleep(1000)
             assert child.poll() is None
 
     @given(st.binary(max_size=200))
-    @settings(deadline=None, max_examples=60)
+    @pytest.mark.filterwarnings("ignore:Do not use the .random. module")  # the server does
+    @settings(max_examples=60)
     def test_any_bytes_leave_the_server_serving(self, echoing, data):
         with echoing.line() as line:
             line.send(data + b"\n")
@@ -361,7 +362,8 @@ class TestSplitOfTheStream:
         st.sampled_from([b"\n", b"\r\n"]),
         st.sampled_from([b"", b"garbage\n", b"\n", b"\xff\n"]),
     )
-    @settings(deadline=None, max_examples=60)
+    @pytest.mark.filterwarnings("ignore:Do not use the .random. module")  # the server does
+    @settings(max_examples=60)
     def test_does_not_change_the_replies(self, echoing, requests, cuts, end, last):
         whole = b"".join(json.dumps(each).encode() + end for each in requests) + last
         edges = [0, *sorted(min(each, len(whole)) for each in cuts), len(whole)]
@@ -704,7 +706,7 @@ class TestInFlight:
             line.sock.setblocking(False)
             sent = 0
             quiet = 0
-            request = b'{"cmdid":1,"params":{"a":"' + b"x" * 1000 + b'"}}\n'
+            request = b'{"cmdid":1,"params":{"a":"' + b"x" * 8000 + b'"}}\n'
             whole = b""
 
             def stuck():
@@ -720,7 +722,7 @@ class TestInFlight:
                 return quiet > 50
 
             eventually(stuck)
-            assert running.server.handled < 200 < sent
+            assert running.server.handled < 40 < sent
             gate.open()
             line.sock.settimeout(PATIENCE)
             line.send(whole)

@@ -155,7 +155,8 @@ class TestWithId:
         assert sorted(results(line.replies(2))) == [1, 2]
 
     @given(st.lists(st.tuples(st.sampled_from([fast, nap]), st.booleans()), max_size=30))
-    @settings(deadline=None, max_examples=40)
+    @pytest.mark.filterwarnings("ignore:Do not use the .random. module")  # the server does
+    @settings(max_examples=40)
     def test_any_mix_is_answered_and_those_without_in_order(self, mixed, kinds):
         requests = [
             make(n, **({"id": n} if with_id else {})) for n, (make, with_id) in enumerate(kinds)
@@ -202,7 +203,12 @@ class TestLateOnArrival:
         with serving(commands) as running, running.line() as line:
             line.send({"cmdid": 2}, fast(1, timeout=5), fast(2, timeout=5000))
             assert [each["code"] for each in line.replies(3)] == [0, 408, 0]
-        assert handlers.ran == [2]
+            line.send({"cmdid": 2, "oneway": True}, fast(3, timeout=5), fast(4, timeout=5000))
+            assert [each["code"] for each in line.replies(2)] == [408, 0]
+            # So long that what follows is run as a piece of its own.
+            line.send({"cmdid": 2, "params": {"a": "x" * 5000}}, fast(5, timeout=5), fast(6))
+            assert [each["code"] for each in line.replies(3)] == [0, 408, 0]
+        assert handlers.ran == [2, 4, 6]
 
     def test_in_the_queue_is_refused_when_its_turn_comes(self, handlers, line):
         line.send(blocked(1), fast(2, timeout=20), fast(3))
@@ -326,6 +332,16 @@ class TestCancel:
         eventually(lambda: handlers.gate.waiting == 2)
         line.send(cancel(2, oneway=True))
         assert line.reply()["id"] == 2
+
+    @pytest.mark.parametrize("more", [{"oneway": True}, {"id": 9}], ids=str)
+    def test_is_heard_when_there_is_no_room_for_more_calls(self, handlers, more):
+        server = serving(handlers.commands, max_in_flight_per_connection=1)
+        with server as running, running.line() as line:
+            line.send(blocked(1, id=1))
+            eventually(lambda: handlers.gate.waiting)
+            line.send(cancel(1, **more))
+            codes = {each["id"]: each["code"] for each in line.replies(1 + ("id" in more))}
+            assert codes == ({1: 408, 9: 0} if "id" in more else {1: 408})
 
     def test_of_no_id_stops_nothing(self, handlers, line):
         line.send(blocked(1))

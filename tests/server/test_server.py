@@ -64,8 +64,7 @@ class TestDrain:
             ids.send(wait(2, id=2), wait(3, id=3))
             eventually(lambda: gate.waiting == 3)
             running.start_stopping()
-            eventually(lambda: not running.server.addresses)
-            eventually(lambda: all(each.leaving for each in running.server.connections))
+            running.wait_until_leaving()
             gate.open()
             assert line.rest() == [{"code": 0, "result": 1}, GOODBYE]
             *replies, last = ids.rest()
@@ -79,7 +78,7 @@ class TestDrain:
             line.send(wait(1, id=1))
             eventually(lambda: gate.waiting)
             running.start_stopping()
-            eventually(lambda: all(each.leaving for each in running.server.connections))
+            running.wait_until_leaving()
             line.send(fast(2, id=2), fast(3), {"cmdid": 99, "id": 4}, fast(5, id=5, oneway=True))
             line.send(fast(6, id="six"))
             refused = line.replies(3)
@@ -95,7 +94,7 @@ class TestDrain:
             line.send(wait(1), fast(2), fast(3))
             eventually(lambda: gate.waiting)
             running.start_stopping()
-            eventually(lambda: all(each.leaving for each in running.server.connections))
+            running.wait_until_leaving()
             assert line.ask(fast(4, id=4)) == {**GOODBYE, "id": 4}
             gate.open()
             # 2 and 3 waited for their turn: they did not run, as the goodbye says.
@@ -107,7 +106,7 @@ class TestDrain:
             line.send(wait(1, id=1))
             eventually(lambda: gate.waiting)
             running.start_stopping()
-            eventually(lambda: all(each.leaving for each in running.server.connections))
+            running.wait_until_leaving()
             line.send({"cmdid": 0, "params": {"op": "cancel", "id": 1}, "oneway": True})
             first, last = line.rest()
             assert (first["id"], first["code"], last) == (1, 408, GOODBYE)
@@ -119,7 +118,7 @@ class TestDrain:
             line.send(wait(1, id=1))
             eventually(lambda: gate.waiting)
             running.start_stopping()
-            eventually(lambda: all(each.leaving for each in running.server.connections))
+            running.wait_until_leaving()
             line.send(fast(2, id=2), b"garbage\n", fast(3, id=3))
             line.send(fast(4, id=4))
             assert line.reply() == {**GOODBYE, "id": 2}
@@ -133,7 +132,7 @@ class TestDrain:
             line.send(wait(1))
             eventually(lambda: gate.waiting)
             running.start_stopping()
-            eventually(lambda: not running.server.addresses)
+            running.wait_until_leaving()
             with pytest.raises(ConnectionRefusedError):
                 Line(address)
             gate.open()
@@ -199,7 +198,7 @@ class TestDrain:
                 line.send({"cmdid": 1, "id": 1})
                 eventually(lambda: gate.waiting)
             running.start_stopping()
-            eventually(lambda: not running.server.addresses)
+            running.wait_until_leaving()
             gate.open()
             running.join()
             assert ran == [1]
@@ -211,7 +210,7 @@ class TestDrain:
             eventually(lambda: gate.waiting)
             running.start_stopping()
             running.start_stopping()
-            eventually(lambda: all(each.leaving for each in running.server.connections))
+            running.wait_until_leaving()
             running.start_stopping(0)  # cuts the first two short
             running.join()
             assert gate.stopped == 1
