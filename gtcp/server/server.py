@@ -142,7 +142,7 @@ class Server:
         self._own_listeners = listeners is None
         sockets = self._listen() if listeners is None else list(listeners)
         self._context = Context(table, self.settings)
-        self._done.clear()
+        self._done = Event()  # an Event belongs to the hub of its thread
         # Several processes on one listener share better when each takes one at a time.
         at_once = 100 if self._own_listeners else 1
         self._listeners = [Listener(each, self._accepted, at_once=at_once) for each in sockets]
