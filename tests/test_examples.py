@@ -29,6 +29,14 @@ PATIENCE = 120
 COUNT = 10000
 
 
+@pytest.fixture(autouse=True)
+def _without_coverage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The examples compute in Python for long; traced line by line they take minutes."""
+    for name in list(os.environ):
+        if name.startswith("COVERAGE_PROCESS"):
+            monkeypatch.delenv(name)
+
+
 class Started:
     """A server process that listens.
 
