@@ -29,14 +29,6 @@ PATIENCE = 120
 COUNT = 10000
 
 
-@pytest.fixture(autouse=True)
-def _without_coverage(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The examples compute in Python for long; traced line by line they take minutes."""
-    for name in list(os.environ):
-        if name.startswith("COVERAGE_PROCESS"):
-            monkeypatch.delenv(name)
-
-
 class Started:
     """A server process that listens.
 
@@ -87,8 +79,12 @@ def started(*command: object, folder: Path, **env: str) -> Iterator[Started]:
 
 
 def environment(**env: str) -> dict[str, str]:
-    """Ours without any settings, and with these."""
-    ours = {name: value for name, value in os.environ.items() if not name.startswith("GTCP_")}
+    """Ours without any settings, and with these; and without coverage's tracer.
+
+    The examples compute in Python for long; traced line by line they take minutes.
+    """
+    left_out = ("GTCP_", "COVERAGE_PROCESS")
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
     return ours | env
 
 
