@@ -21,7 +21,7 @@ from gtcp.client.pool import Options, Pool
 from gtcp.client.pools import Pools, never_return
 from gtcp.client.retry import Retry
 from gtcp.client.stream import Item, Outcome, Stream
-from gtcp.errors import ConnectError, ConnectionLost, GtcpError, ProtocolError
+from gtcp.errors import ConnectError, ConnectionLost, Executed, GtcpError, ProtocolError
 from gtcp.protocol import GOING_AWAY, Outgoing, Reply, encode_request
 
 R = TypeVar("R")
@@ -270,13 +270,13 @@ class Client:
         child is recognised there: it is not sent by both, and told nothing.
         """
         try:
-            return self._attempt(pool, cmdid, params, deadline, meta, idempotent, failure)
+            return self._attempts(pool, cmdid, params, deadline, meta, idempotent, failure)
         except GtcpError:
             if pool.left_to_parent:
                 never_return()
             raise
 
-    def _attempt(
+    def _attempts(
         self,
         pool: Pool,
         cmdid: int,
@@ -286,22 +286,33 @@ class Client:
         idempotent: bool,
         failure: Reply | GtcpError | None,
     ) -> Reply:
+        """Attempts until one is final. ``executed`` of what is raised tells of all of them."""
         attempt = 0
-        while True:
-            if failure is not None:
-                attempt += 1
-                error = error_of(failure) if isinstance(failure, Reply) else failure
-                self._retry.wait_or_raise(error, attempt, idempotent, deadline)
-            try:
-                connection = _connection(pool, cmdid, params, deadline, meta)
-                reply = connection.call(cmdid, params, deadline, meta)
-            except (ConnectError, ConnectionLost, ProtocolError) as exc:
-                failure = exc
-            else:
-                if reply.code != GOING_AWAY:
-                    return reply
-                connection.retire()
-                failure = reply
+        earlier: Executed = "no"
+        try:
+            while True:
+                if failure is not None:
+                    attempt += 1
+                    error = error_of(failure) if isinstance(failure, Reply) else failure
+                    self._retry.wait_or_raise(error, attempt, idempotent, deadline)
+                    if error.executed != "no":
+                        earlier = "maybe"
+                try:
+                    connection = _connection(pool, cmdid, params, deadline, meta)
+                    reply = connection.call(cmdid, params, deadline, meta)
+                except (ConnectError, ConnectionLost, ProtocolError) as exc:
+                    failure = exc
+                else:
+                    if reply.code != GOING_AWAY:
+                        if reply.code and earlier != "no":
+                            raise error_of(reply)
+                        return reply
+                    connection.retire()
+                    failure = reply
+        except GtcpError as exc:
+            if exc.executed == "no":
+                exc.executed = earlier
+            raise
 
     def _stream(
         self,

@@ -43,6 +43,38 @@ def test_retries_end(connect: Connect) -> None:
         assert len(server.lines) == 3
 
 
+def test_a_later_attempt_that_surely_did_not_run_says_nothing_of_the_first(
+    connect: Connect,
+) -> None:
+    def refused(peer: Peer) -> None:
+        peer.answer(peer.request(), code=429, message="no")
+        peer.silence()
+
+    with fake_server(read_and_close, refused) as server:
+        error = outcome(connect(server.address).call, 1, idempotent=True)
+        assert (error.code, error.executed) == (429, "maybe")
+
+    def read_and_die(peer: Peer) -> None:
+        peer.request()
+        peer.server.stop_listening()
+        peer.close()
+
+    with fake_server(read_and_die) as server:
+        error = outcome(connect(server.address).call, 1, idempotent=True, timeout=0.3)
+        assert type(error) is gtcp.ConnectError
+        assert error.executed == "maybe"
+
+
+def test_a_stream_remembers_that_the_first_attempt_may_have_run(connect: Connect) -> None:
+    def refused(peer: Peer) -> None:
+        peer.answer(peer.request(), code=429, message="no")
+        peer.silence()
+
+    with fake_server(read_and_close, refused) as server:
+        stream = connect(server.address).map(1, [{}], idempotent=True, return_exceptions=True)
+        assert [(each.code, each.executed) for each in stream] == [(429, "maybe")]
+
+
 def test_retries_can_be_turned_off(connect: Connect) -> None:
     with fake_server(read_and_close) as server:
         client = connect(server.address, retries=0)
