@@ -42,7 +42,6 @@ from gtcp.protocol import (
     LineBuffer,
     Outgoing,
     Reply,
-    decode_replies,
     decode_reply,
     depth_within,
     encode_request,
@@ -434,23 +433,24 @@ class Connection:
             self._misspoken("a reply line is too long")
         return True
 
-    def _take(self, lines: bytes) -> None:
-        try:
-            count = lines.count(b"\n")
-            replies = decode_replies(lines) if is_plain(lines, count, MAX_REPLY_DEPTH) else []
-            wrong = len(replies) != lines.count(b"\n")
-        except UNREADABLE:
-            wrong = True
-        if wrong:
-            self._take_one_by_one(lines)
-        else:
-            self._deliver(replies)
+    def _take(self, data: bytes) -> None:
+        lines = data.split(b"\n")
+        lines.pop()
+        if is_plain(data, lines, MAX_REPLY_DEPTH):
+            try:
+                replies = list(map(decode_reply, lines))
+            except UNREADABLE:
+                pass  # some line is not right
+            else:
+                self._deliver(replies)
+                return
+        self._take_one_by_one(lines)
 
-    def _take_one_by_one(self, lines: bytes) -> None:
+    def _take_one_by_one(self, lines: list[bytes]) -> None:
         """Find out which line is wrong; what came before it still counts."""
         replies: list[Reply] = []
         error = ""
-        for line in lines.split(b"\n")[:-1]:
+        for line in lines:
             try:
                 replies.append(_read_reply(line))
             except UNREADABLE as exc:

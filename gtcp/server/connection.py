@@ -37,10 +37,12 @@ from gtcp.protocol import (
     BAD_REQUEST,
     GOING_AWAY,
     TOO_LARGE,
+    Batch,
     Failure,
     LineBuffer,
     Request,
     Success,
+    encode,
     encode_lines,
 )
 from gtcp.server.handler import Item, Rejection, Table, encode_safely, is_cancel
@@ -80,12 +82,15 @@ class Context:
     def __init__(self, table: Table, settings: Settings) -> None:
         self.table = table
         self.settings = settings
-        self.runners = Runners(settings.max_in_flight, settings.max_in_flight_per_connection)
+        self.runners = Runners(
+            settings.max_in_flight,
+            settings.max_in_flight_per_connection,
+            careful=settings.access_log,
+        )
         self.connections: set[Connection] = set()
         self.hosts: Counter[str] = Counter()  # open connections by peer host
         limit = settings.max_connections
         self.max_connections = inf if limit is None else limit
-        self.careful = settings.access_log
         self.handled_before = 0  # by connections that are closed
 
     @property
@@ -144,9 +149,13 @@ class Connection:
         "_idle_timeout",
         "_linger_seconds",
         "_lingering",
+        "_longest",
+        "_longest_reply",
         "_out",
         "_paused",
+        "_read_one",
         "_reader",
+        "_runners",
         "_sock",
         "_timer",
         "_turning_away",
@@ -162,7 +171,9 @@ class Connection:
         "stalled",
     )
 
-    def __init__(self, sock: socket.socket, address: str, context: Context) -> None:
+    def __init__(  # noqa: PLR0915  one line for each attribute
+        self, sock: socket.socket, address: str, context: Context
+    ) -> None:
         self.address = address
         self.since = time()
         self.handled = 0
@@ -171,9 +182,14 @@ class Connection:
         self.leaving = False
         self.active = monotonic()
         self.stalled: float | None = None
+        settings = context.settings
         self._sock = sock
         self._context = context
-        self._buffer = LineBuffer(context.settings.max_line_bytes)
+        self._read_one = context.table.read_one
+        self._runners = context.runners
+        self._buffer = LineBuffer(settings.max_line_bytes)
+        self._longest = inf if settings.max_line_bytes is None else settings.max_line_bytes + 1
+        self._longest_reply = inf if settings.max_reply_bytes is None else settings.max_reply_bytes
         self._out: list[bytes] = []
         self._unsent = memoryview(b"")
         self._flushing = False
@@ -207,12 +223,23 @@ class Connection:
     def _readable(self) -> None:
         try:
             data = self._sock.recv(RECV_BYTES)
-            if not data:
-                self._end_of_stream()
-            elif not self.leaving:
-                self._received(data)
-            elif self._turning_away:
-                self._turn_away(self._buffer.feed(data))
+            self.active = now = monotonic()
+            request = self._read_one(data)
+            # Nothing queued, refused or logged, so that it may run without a closer look?
+            if (
+                request is not None
+                and self.ordered is None
+                and self._runners.quick
+                and not (self.leaving or self._buffer.begun or len(data) > self._longest)
+                and not (self.in_flight and self._runners.full(self))
+            ):
+                request._batch = Batch(self, data, now)
+                self.handled += 1
+                reply = self._runners.run_one(request, self)
+                if reply is not None and not request.oneway:
+                    self._say(reply, request)
+            else:
+                self._received(data, now)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
@@ -221,8 +248,14 @@ class Connection:
             report(self.address)
             self.close()
 
-    def _received(self, data: bytes) -> None:
-        self.active = now = monotonic()
+    def _received(self, data: bytes, now: float) -> None:
+        if not data:
+            self._end_of_stream()
+            return
+        if self.leaving:
+            if self._turning_away:
+                self._turn_away(self._buffer.feed(data))
+            return
         lines = self._buffer.feed(data)
         if len(lines) > PIECE_BYTES:
             self._held = lines
@@ -240,7 +273,7 @@ class Connection:
         while self._held and not self.leaving and self.stalled is None and not self._crowded():
             end = self._held.find(b"\n", PIECE_BYTES) + 1 or len(self._held)
             piece, self._held = self._held[:end], self._held[end:]
-            self._serve(piece, self.active, behind=True)
+            self._serve(piece, self.active)
         if self._buffer.overflow and not self._held and not self.leaving:
             self._overflowed()
         self._read_on_or_not()
@@ -249,13 +282,9 @@ class Connection:
         limit = self._context.settings.max_line_bytes
         self.reject(Rejection(TOO_LARGE, f"a request line may have at most {limit} bytes"))
 
-    def _serve(self, lines: bytes, now: float, behind: bool = False) -> None:
+    def _serve(self, lines: bytes, now: float) -> None:
         context = self._context
         items, plain = context.table.read(lines)
-        runners = context.runners
-        quick = plain and not context.careful and runners.room
-        if quick and (self.in_flight or self.ordered is not None):
-            quick = self.ordered is None and not runners.full(self)
         replies: list[Success | Failure] = []
         work = Work(
             self,
@@ -264,12 +293,14 @@ class Connection:
             connection=self,
             items=items,
             pending=iter(items),
-            behind=behind,
-            quick=quick,
+            quick=plain
+            and self._runners.quick
+            and self.ordered is None
+            and not self._runners.full(self),
             replies=replies,
         )
         self.handled += len(items)
-        runners.dispatch(work)
+        context.runners.run_batch(work)
         if self._out or self._unsent:
             self.collect(work)
             self._flush()
@@ -329,6 +360,23 @@ class Connection:
             self._leave(line, REFUSED_SECONDS)
         elif rejection.reply_wanted:
             self._queue(line)
+
+    def _say(self, reply: Success | Failure, request: Request[Any]) -> None:
+        """Send the reply of a request that came alone and ran quickly."""
+        try:
+            line = encode(reply)
+            wrong = len(line) > self._longest_reply or line.find(b"\n") >= 0
+        except Exception:  # the result may hold objects whose code raises anything
+            wrong = True
+        if wrong:
+            line = encode_safely(reply, request, self._context.settings.max_reply_bytes, spawn)
+        else:
+            line += b"\n"
+        if self._out:
+            self._out.append(line)
+            self._flush()
+        else:
+            self._send(line)
 
     def collect(self, work: Work) -> None:
         """Take over what a batch has to say so far, so that later replies come after it."""

@@ -14,7 +14,7 @@ import secrets
 import types
 import typing
 from collections.abc import Callable, Iterator, Sequence
-from time import monotonic, time
+from time import monotonic
 from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin
 
 import msgspec
@@ -174,10 +174,18 @@ def _request_type(command: Command, annotation: Any) -> type[Request[Any]]:
         namespace["__module__"] = base.__module__
         namespace["__qualname__"] = base.__qualname__
         namespace["__annotations__"] = fields
-        namespace.update(defaults, cmdid=command.cmdid, _command=command)
+        run = _as_function(command.call)
+        namespace.update(defaults, cmdid=command.cmdid, _command=command, _run=run)
 
     options = {"tag_field": "cmdid", "tag": command.cmdid, "kw_only": True}
     return types.new_class(base.__name__, (base,), options, body)
+
+
+def _as_function(handler: Handler) -> Handler:
+    """As what a class can take for a method: a plain function already is, and costs least."""
+    if isinstance(handler, types.FunctionType):
+        return handler
+    return lambda request: handler(request)
 
 
 def _field_type(struct: type[msgspec.Struct], name: str) -> Any:
@@ -291,7 +299,6 @@ class Commands:
             wanted = item.reply_wanted
         else:
             item._batch = batch
-            item.timestamp = item.timestamp or int(time())
             reply = run(item)
             wanted = not item.oneway
         request = item if isinstance(item, Request) else None
@@ -374,33 +381,50 @@ class Table:
         own = Command(OWN_CMDID, self._own)
         own.name = "gtcp"
         self.max_depth = max_depth
+        self._shallow = 2 * max_depth
         self.commands = {command.cmdid: command for command in [own, *commands]}
         types_ = tuple(each.request_type for each in self.commands.values())
         decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(Union[types_])  # noqa: UP007
-        self._decode, self._decode_lines = decoder.decode, decoder.decode_lines
+        self._decode = decoder.decode
 
     def read(self, data: bytes) -> tuple[Sequence[Item], bool]:
         """What the lines ask for, in their order.
 
-        All at once when every line is a request that can run, one by one otherwise. After a
-        fatal rejection nothing more is read.
+        Without a closer look when every line is a request that can run. After a fatal
+        rejection nothing more is read.
 
         Returns:
             The items, and whether all of them are requests.
         """
-        lines = data.count(b"\n")
+        lines = data.split(b"\n")
+        lines.pop()
         if is_plain(data, lines, self.max_depth):
             try:
-                items = [self._decode(data)] if lines == 1 else self._decode_lines(data)
+                return list(map(self._decode, lines)), True
             except Exception:
                 pass  # some line is not right: the slow way says which, and why
-            else:
-                if len(items) == lines:
-                    return items, True
-        return list(self._one_by_one(data)), False
+        return list(self._one_by_one(lines)), False
 
-    def _one_by_one(self, data: bytes) -> Iterator[Item]:
-        for line in data.split(b"\n")[:-1]:
+    def read_one(self, data: bytes) -> Request[Any] | None:
+        """The request of a line that came alone; None when it is not plainly one.
+
+        The short way for the usual case; ``read`` finds out what is the matter with others.
+        """
+        size = len(data)
+        if data.find(b"\n") != size - 1:
+            return None
+        # A text that nests n deep has at least 2n characters.
+        suspect = size > self._shallow or not data.isascii()
+        if suspect and not is_plain(data, (data,), self.max_depth):
+            return None
+        try:
+            request: Request[Any] = self._decode(data)
+        except Exception:
+            return None
+        return request if request.timeout != 0 else None
+
+    def _one_by_one(self, lines: Sequence[bytes]) -> Iterator[Item]:
+        for line in lines:
             item = self._read_line(line.removesuffix(b"\r"))
             yield item
             if isinstance(item, Rejection) and item.fatal:
@@ -454,7 +478,7 @@ class _Refused(Exception):
 def run(request: Request[Any]) -> Success | Failure:
     """Run a request's handler; whatever it raises becomes a reply."""
     try:
-        return Success(request._command.call(request), request.id)
+        return Success(request._run(), request.id)
     except BaseException as exc:  # a handler may raise anything: SystemExit, a Timeout, ...
         return failure(request, exc)
 

@@ -20,10 +20,11 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from math import inf
 from operator import length_hint
-from time import monotonic, time
-from typing import TYPE_CHECKING, Any, cast
+from time import monotonic
+from typing import TYPE_CHECKING, Any, cast, final
 
 from gevent import GreenletExit, get_hub, spawn
+from greenlet import greenlet
 
 from gtcp.deadline import Alarm, Carrier, earliest
 from gtcp.errors import CallTimeout, Cancelled
@@ -43,6 +44,7 @@ CLOSE = 0.002
 MAX_IDLE = 100
 
 
+@final
 class Work(Batch, kw_only=True, gc=False):
     """A batch on its way through the runners.
 
@@ -52,7 +54,6 @@ class Work(Batch, kw_only=True, gc=False):
             since they refer to the work.
         pending: the items that no runner has taken yet; shared by the runners that follow
             one another.
-        behind: whether it had to wait already; if not, the first one can't be late.
         quick: whether nothing needs a closer look: all requests, none to be queued, refused
             or logged.
         replies: of the requests that ran quickly, in their order.
@@ -61,7 +62,6 @@ class Work(Batch, kw_only=True, gc=False):
     connection: Connection
     items: Sequence[Item]
     pending: Iterator[Item]
-    behind: bool
     quick: bool
     replies: list[Success | Failure]
 
@@ -89,12 +89,16 @@ class Work(Batch, kw_only=True, gc=False):
         return Batch(self.peer, self.line_of(request) + b"\n", self.arrived)
 
 
+Job = Work | Request[Any]
+
+
 class Runner(Carrier):
     """A greenlet that runs handlers. It belongs to the hub it was made in.
 
     Attributes:
-        work: what it is at; None while it is idle.
-        request: the request in flight; None while it runs quick ones.
+        work: the batch it is at, if it is at one.
+        request: the request in flight, or the one that came alone; None while it runs the quick
+            ones of a batch. While both are None, the runner is idle.
         detached: whether a handler blocked, so that the hub went on without this runner.
         returned: whether the handler in flight has returned: what follows (its reply, log
             lines) may wait too, but is not stopped any more.
@@ -114,9 +118,11 @@ class Runner(Carrier):
 
     def running_deadline(self) -> float | None:
         """The deadline that calls made by the running handler inherit."""
-        if self.work is None:
-            return None
-        request = self.request or self.work.current()
+        request = self.request
+        if request is None:
+            if self.work is None:
+                return None
+            request = self.work.current()
         return None if request._command.run_to_end else request.deadline
 
     def stop(self, request: Request[Any] | None, why: str) -> None:
@@ -135,66 +141,74 @@ class Runner(Carrier):
             self.deadline = None
             self.throw(Cancelled(why))
 
-    def run(self, work: Work | None) -> None:
-        """Serve one piece of work after another; ends when enough others are idle."""
-        while True:
-            if work is not None:
-                self.work = work
-                try:
-                    self._quickly(work) if work.quick else self._carefully(work)
-                except BaseException:  # ours to mend, or of a log handler: not the handler's
-                    self._failed(work.connection)
-                self.work = self.request = None
-                if self.detached:
-                    self.detached = False
-                    if not self._runners.keep(self):
-                        return
-            try:
-                work = self._wait()
-            except GreenletExit:
-                return
+    # One function, since a frame more per request can be measured.
+    def run(self, job: Job | None) -> None:  # noqa: C901, PLR0915
+        """Do one job after another; ends when enough others are idle.
 
-    def _wait(self) -> Work | None:
-        try:
-            work: Work | None = self._hub.switch()
-        except GreenletExit:  # nobody needs this runner any more
-            self._runners.forget(self)
-            raise
-        except BaseException as exc:
-            # A gevent.Timeout or a kill() that some handler left behind went off too late.
-            spawn(log.warning, "a handler left a %s behind", type(exc).__name__)
-            return None
-        return work
+        Switching to the hub hands it the reply of a request that ran quickly.
+        """
+        hub, give_to = self._hub, greenlet.switch
+        while True:
+            reply: Success | Failure | None = None
+            try:
+                if job is None:
+                    pass
+                elif type(job) is Work:
+                    self.work = job
+                    self._quickly(job) if job.quick else self._carefully(job)
+                else:
+                    self.request = job
+                    try:
+                        reply = Success(job._run(), job.id)
+                    except BaseException as exc:  # a handler may raise anything
+                        reply = self._failure(job, exc)
+                    if self.gr_context is not None:  # no context leaks into the next request
+                        self.gr_context = None
+                    if self.detached:
+                        self._late_reply(job, reply)
+            except BaseException:  # ours to mend, or of a log handler: not the handler's
+                self._failed(job)
+            self.work = self.request = None
+            if self.detached:
+                self.detached = False
+                if not self._runners.keep(self):
+                    return
+            job = None  # an idle runner holds on to nothing
+            try:
+                job = give_to(hub, reply)
+            except GreenletExit:  # nobody needs this runner any more
+                self._runners.forget(self)
+                return
+            except BaseException as exc:
+                # A gevent.Timeout or a kill() that some handler left behind went off too late.
+                spawn(log.warning, "a handler left a %s behind", type(exc).__name__)
 
     def _quickly(self, work: Work) -> None:
-        runners = self._runners
         replies = work.replies
         arrived = work.arrived
-        behind = work.behind
         for request in cast("Iterator[Request[Any]]", work.pending):
             request._batch = work
-            if not request.timestamp:
-                request.timestamp = int(arrived + runners.clock_offset)
             timeout = request.timeout
-            if timeout is not None and (
-                not timeout or (behind and (monotonic() - arrived) * 1000 >= timeout)
-            ):
+            if timeout is not None and monotonic() >= arrived + timeout / 1000:
                 reply: Success | Failure = late(request)
             else:
                 try:
-                    reply = Success(request._command.call(request), request.id)
+                    reply = Success(request._run(), request.id)
                 except BaseException as exc:  # a handler may raise anything
                     reply = self._failure(request, exc)
-                if self.detached:
+                if self.gr_context is not None:
                     self.gr_context = None
+                if self.detached:
                     self._answer(work.connection, request, reply, arrived)
                     self._end(work.connection, request)
                     return
-                if self.gr_context is not None:  # no context leaks into the next request
-                    self.gr_context = None
             if not request.oneway:
                 replies.append(reply)
-            behind = True
+
+    def _late_reply(self, request: Request[Any], reply: Success | Failure) -> None:
+        connection: Connection = request._batch.peer
+        self._answer(connection, request, reply, request._batch.arrived)
+        self._end(connection, request)
 
     def _carefully(self, work: Work) -> None:
         connection = work.connection
@@ -223,9 +237,8 @@ class Runner(Carrier):
         reply: Success | Failure | None = self._refusal(connection, item, started)
         if reply is None:
             self.request = item
-            item.timestamp = item.timestamp or int(started + self._runners.clock_offset)
             try:
-                reply = Success(item._command.call(item), item.id)
+                reply = Success(item._run(), item.id)
             except BaseException as exc:  # a handler may raise anything
                 reply = self._failure(item, exc)
             self.gr_context = None
@@ -262,8 +275,10 @@ class Runner(Carrier):
         self.returned = False
         return reply
 
-    def _failed(self, connection: Connection) -> None:
+    def _failed(self, job: Job | None) -> None:
         """Something broke between two handlers: give up the connection, not the process."""
+        assert job is not None  # without one nothing is done that could fail
+        connection: Connection = job.connection if isinstance(job, Work) else job._batch.peer
         self.returned = False
         self.gr_context = None
         self._runners.left(self, connection)
@@ -311,49 +326,63 @@ class Runners:
     Args:
         max_in_flight: calls in flight in all, None for no limit.
         max_per_connection: calls in flight of one connection, None for no limit.
+        careful: look closer at every request, whatever it is.
 
     Attributes:
         in_flight: the runners whose handler has blocked.
-        room: whether more may block.
-        clock_offset: add it to monotonic seconds to get Unix seconds.
+        quick: whether requests may run without a closer look, as far as all connections go.
     """
 
-    def __init__(self, max_in_flight: int | None, max_per_connection: int | None) -> None:
+    def __init__(
+        self, max_in_flight: int | None, max_per_connection: int | None, *, careful: bool = False
+    ) -> None:
         self._max = inf if max_in_flight is None else max_in_flight
         self._max_per_connection = inf if max_per_connection is None else max_per_connection
         self._idle: list[Runner] = []
         self._alarm = Alarm(self._expire)
         self.in_flight: set[Runner] = set()
-        self.room = self._max > 0
-        self.clock_offset = 0.0
-        self.set_clock()
-
-    def set_clock(self) -> None:
-        """Note how far Unix time is from monotonic time; it may be set while we run."""
-        self.clock_offset = time() - monotonic()
+        self._careful = careful
+        self.quick = not careful and self._max > 0
 
     def full(self, connection: Connection) -> bool:
         """Whether another call of this connection would be one too many."""
-        return not self.room or len(connection.in_flight) >= self._max_per_connection
+        return (
+            len(connection.in_flight) >= self._max_per_connection
+            or len(self.in_flight) >= self._max
+        )
 
-    def dispatch(self, work: Work) -> None:
-        """Run a batch: returns when every handler has returned or blocked. In the hub only."""
+    def run_one(self, request: Request[Any], connection: Connection) -> Success | Failure | None:
+        """Run one request that came alone; its reply, or None when its handler blocked.
+
+        In the hub only, as ``run_batch``.
+        """
+        idle = self._idle
+        runner = idle.pop() if idle else Runner(self)
+        reply: Success | Failure | None = runner.switch(request)
+        if runner.request is None:
+            idle.append(runner)
+            return reply
+        self._detach(runner, connection, request)
+        return None
+
+    def run_batch(self, work: Work) -> None:
+        """Run a batch: returns when every handler has returned or blocked."""
         while True:
             runner = self._idle.pop() if self._idle else Runner(self)
             runner.switch(work)
             if runner.work is None:
                 self._idle.append(runner)
                 return
-            self._detach(runner, work)
+            # Its handler has blocked: the rest goes to the next runner, carefully.
+            request = runner.request or work.current()
+            work.connection.collect(work)
+            request._batch = work.narrowed(request)
+            work.quick = False
+            self._detach(runner, work.connection, request)
 
-    def _detach(self, runner: Runner, work: Work) -> None:
-        """Its handler has blocked: the rest of the batch goes to the next runner, carefully."""
-        connection = work.connection
-        request = runner.request or work.current()
-        connection.collect(work)
-        request._batch = work.narrowed(request)
+    def _detach(self, runner: Runner, connection: Connection, request: Request[Any]) -> None:
+        """Its handler has blocked: the hub goes on without this runner."""
         runner.detached = True
-        work.quick = False
         if request.id is None:
             connection.ordered = deque()
         self.entered(runner, connection, request)
@@ -364,7 +393,7 @@ class Runners:
         runner._stopped = None
         runner.deadline = None if request._command.run_to_end else request.deadline
         self.in_flight.add(runner)
-        self.room = len(self.in_flight) < self._max
+        self.quick = not self._careful and len(self.in_flight) < self._max
         connection.in_flight.add(runner)
         if runner.deadline is not None:
             self._alarm.by(runner.deadline)
@@ -373,7 +402,7 @@ class Runners:
         """A call is in flight no longer."""
         runner.request = runner._stopped = None
         self.in_flight.discard(runner)
-        self.room = len(self.in_flight) < self._max
+        self.quick = not self._careful and len(self.in_flight) < self._max
         connection.in_flight.discard(runner)
 
     def keep(self, runner: Runner) -> bool:

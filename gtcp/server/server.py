@@ -253,8 +253,6 @@ class Server:
             connection.reject(Rejection(OVERLOADED, refusal))
 
     def _sweep(self) -> None:
-        if self._context is not None:
-            self._context.runners.set_clock()
         now = monotonic()
         for connection in self.connections:
             connection.sweep(now)

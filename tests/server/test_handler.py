@@ -493,6 +493,33 @@ class TestTable:
             slow, _ = TABLE.read(b'{"cmdid":"0"}\n' + line.removesuffix(b"\n") + end)
             assert shown(slow)[1:] == shown(fast)
 
+    @given(request_lines | odd_lines | st.lists(request_lines, max_size=2).map(b"".join))
+    def test_the_short_way_reads_what_the_long_way_reads_or_leaves_it(self, data):
+        request = TABLE.read_one(data)
+        if request is not None:
+            assert shown([request]) == shown(TABLE.read(data)[0])
+
+    def test_the_short_way_takes_one_plain_request(self):
+        assert TABLE.read_one(b'{"cmdid":1}\n') is not None
+
+    @pytest.mark.parametrize(
+        "data",
+        [b"", b"\n", b'{"cmdid":1}', b'{"cmdid":1}\n{', b'{"cmdid":1}\n{"cmdid":1}\n'],
+    )
+    def test_the_short_way_leaves_what_is_not_one_line(self, data):
+        assert TABLE.read_one(data) is None
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            b'{"cmdid":1,"params":' + b'{"a":' * 8 + b"1" + b"}" * 9 + b"\n",  # too deep
+            b'{"cmdid":1,"x":"\xff"}\n',  # not UTF-8
+            b'{"cmdid":1,"timeout":0}\n',  # late already
+        ],
+    )
+    def test_the_short_way_leaves_what_is_to_be_refused(self, line):
+        assert TABLE.read_one(line) is None
+
     def test_nothing_is_read_after_what_cannot_be(self):
         items, plain = TABLE.read(b'{"cmdid":1}\ngarbage\n{"cmdid":1}\n')
         assert not plain
