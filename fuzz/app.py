@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-import gevent
 import msgspec
+from gevent import idle
 
 import gtcp
 
@@ -20,8 +21,8 @@ class Point(msgspec.Struct):
     name: str | None = None
 
 
-def commands(ran: list[gtcp.Request[Any]]) -> gtcp.Commands:
-    """A table whose handlers note each request that they get."""
+def commands(ran: list[gtcp.Request[Any]], wait: Callable[[], Any] = idle) -> gtcp.Commands:
+    """A table whose handlers note each request that they get; two of them wait."""
     table = gtcp.Commands()
 
     @table.handler(ECHO)
@@ -32,18 +33,18 @@ def commands(ran: list[gtcp.Request[Any]]) -> gtcp.Commands:
     @table.handler(WAITS)
     def waits(request: gtcp.Request[dict[str, Any]]) -> dict[str, Any]:
         ran.append(request)
-        gevent.sleep(0)
+        wait()
         return request.params
 
     @table.handler(FAILS)
-    def fails(request: gtcp.Request[dict[str, Any]]) -> None:
+    def fails(request: gtcp.Request) -> None:
         ran.append(request)
         raise ZeroDivisionError
 
     @table.handler(TYPED, run_to_end=True)
     def typed(request: gtcp.Request[Point]) -> Point:
         ran.append(request)
-        gevent.sleep(0)
+        wait()
         return request.params
 
     @table.handler(REFUSES)

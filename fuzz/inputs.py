@@ -2,8 +2,8 @@
 
 1. and 2.: the sizes of the pieces it is sent in, by turns; 0 for all that is left.
 3.: a target's own switches, a bit each.
-4.: from 240 on, how often the stream is repeated (a power of two): short inputs make long
-   streams. Most do not: they are slow.
+4.: from 101 to 105, how often the stream is repeated (a power of eight), so that short inputs
+   make long streams. Few do: those are slow.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 HEADER_BYTES = 4
-REPEATS = 240
-MAX_PIECES = 48
+REPEATS = 100
+MAX_PIECES = 16
 MAX_STREAM = 256 * 1024
 
 
@@ -29,8 +29,9 @@ class Input:
     def __init__(self, data: bytes) -> None:
         header = data[:HEADER_BYTES].ljust(HEADER_BYTES, b"\0")
         stream = data[HEADER_BYTES:]
-        times = min(2 ** max(0, header[3] - REPEATS), MAX_STREAM // max(1, len(stream)))
-        self.stream = stream * max(1, times)
+        power = header[3] - REPEATS
+        times = 8**power if 0 < power <= 5 else 1
+        self.stream = stream * max(1, min(times, MAX_STREAM // max(1, len(stream))))
         self.switches = header[2]
         self.pieces = _cut(self.stream, header[:2])
 
@@ -67,6 +68,6 @@ def strategy(tokens: Sequence[bytes], seeds: Sequence[bytes]) -> Any:
     )
     header = st.tuples(
         st.sampled_from([0, 0, 1, 7, 100]), st.integers(0, 255), st.integers(0, 255),
-        st.sampled_from([0] * 60 + [REPEATS + 4, REPEATS + 8, REPEATS + 12]),
+        st.sampled_from([0] * 97 + [REPEATS + 1, REPEATS + 3, REPEATS + 5]),
     )  # fmt: skip
     return st.builds(lambda head, parts: bytes(head) + b"".join(parts), header, stream)

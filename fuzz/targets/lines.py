@@ -37,6 +37,7 @@ BAD = (
     b"", b"[]", b"1", b"GET / HTTP/1.1", b'{"cmdid":1', b'{"cmdid":1}{"cmdid":1}',
     b'{"cmdid":1,"id":"\xff"}', b'{"params":{}}', b"[" * 70, b'{"cmdid":1,"id":1.5}',
     b'{"cmdid":1,"params":{"a":"\\ud800"}}', b'{"cmdid":1,"cmdid":2}', b'{"cmdid":true}',
+    b'{"cmdid":3,"x":"\xff"}', b'{"cmdid":3,"x":"}', b'{"cmdid":6,"params":[[[[[[[[]]]]]]]]}',
 )  # fmt: skip
 SEEDS = (
     *(seed(each) for each in REQUESTS + BAD),
@@ -44,9 +45,11 @@ SEEDS = (
     seed(*REQUESTS, sizes=(1, 200)),
     seed(*REQUESTS[:4], BAD[1], *REQUESTS[4:], sizes=(30, 3)),
     seed(*REQUESTS[:2], switches=1),
-    seed(REQUESTS[0], times=10),
-    seed(REQUESTS[1], REQUESTS[9], times=8),
-    seed(b'{"a":[', times=12),
+    seed(REQUESTS[2] * 2, b""),
+    seed(b'{"cmdid":3,"x":"}', b'{"}' + REQUESTS[2]),
+    seed(REQUESTS[0], times=3),
+    seed(REQUESTS[1], REQUESTS[9], times=3),
+    seed(b'{"a":[', times=4),
 )
 TOKENS = (
     b'"cmdid":', b'"params":', b'"id":', b'"timeout":', b'"timestamp":', b'"oneway":', b'"meta":',
@@ -102,9 +105,16 @@ def as_python_reads(item: Request[Any], line: bytes) -> None:
     """A request is what json reads in the line."""
     value = json.loads(line.decode())
     assert isinstance(value, dict)
+    assert depth(value) <= DEPTH
     assert int(value["cmdid"]) == item.cmdid
     assert value.get("id") == item.id
     assert value.get("oneway", False) == item.oneway
     assert value.get("meta", {}) == item.meta
     if isinstance(item.params, dict):
         assert value.get("params", {}) == item.params
+
+
+def depth(value: Any) -> int:
+    """How deep a value nests."""
+    inner = value.values() if isinstance(value, dict) else value
+    return 1 + max(map(depth, inner), default=0) if isinstance(value, (dict, list)) else 0

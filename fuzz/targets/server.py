@@ -12,11 +12,13 @@ import socket
 from collections import Counter, defaultdict, deque
 from typing import Any
 
+from gevent.event import Event
+
 import gtcp
 from fuzz.app import ANY, ECHO, FAILS, REFUSES, TYPED, WAITS, commands
-from fuzz.inputs import Input
+from fuzz.inputs import Input, seed
+from fuzz.targets.lines import BAD, REQUESTS, TOKENS
 from fuzz.targets.lines import SEEDS as LINES
-from fuzz.targets.lines import TOKENS
 from fuzz.watch import turn, until, watched
 from gtcp.protocol import LineBuffer, Request
 from gtcp.server.connection import Connection, Context
@@ -29,16 +31,28 @@ __all__ = ["SEEDS", "TOKENS", "run"]
 
 # The switches.
 SLOW_READER, HANGS_UP, GOES_AWAY, ACCESS_LOG, SHORT_LINES, SHORT_REPLIES = 1, 2, 4, 8, 16, 32
+WAIT_LONG = 64
 
+WAIT, NEXT = b'{"cmdid":2,"params":{"a":%d}}', b'{"cmdid":1,"params":{"a":%d}}'
+MIXED = (
+    *REQUESTS[:4], *(NEXT % number for number in range(3)), WAIT % 3, NEXT % 4, REQUESTS[2],
+    NEXT % 5, WAIT % 6, REQUESTS[1], REQUESTS[9], REQUESTS[8], NEXT % 7, REQUESTS[3], NEXT % 8,
+)  # fmt: skip
+SWITCHES = (0, 1, 2, 4, 8, 16, 32, 63, 64, 65, 68, 72, 96)
 SEEDS = (
     *LINES,
-    *(LINES[-6][:2] + bytes([switch]) + LINES[-6][3:] for switch in (1, 2, 4, 8, 16, 32, 63)),
-    *(LINES[-3][:2] + bytes([switch]) + LINES[-3][3:] for switch in (1, 3, 5)),
+    *(seed(*MIXED, switches=each) for each in SWITCHES),
+    *(seed(*MIXED, switches=each, sizes=(40, 150)) for each in SWITCHES),
+    *(seed(*MIXED, BAD[1], *MIXED, switches=each, sizes=(255, 0)) for each in SWITCHES),
+    *(seed(*MIXED, switches=each, sizes=(255, 0), times=2) for each in SWITCHES),
+    *(seed(WAIT % 1, switches=each, times=4) for each in (0, 1, 64, 65)),
+    *(seed(REQUESTS[0], switches=each, times=4) for each in (0, 1, 3, 5)),
 )
 
 #: What the handlers ran, of one input at a time: a table is costly to make.
 RAN_REQUESTS: list[Request[Any]] = []
-TABLE = commands(RAN_REQUESTS).table(8)
+GATE = Event()
+TABLE = commands(RAN_REQUESTS, GATE.wait).table(8)
 
 #: Codes that say that a handler ran; 408 does unless its data says otherwise.
 RAN = {0, 500, 1000}
@@ -59,6 +73,7 @@ class Peer:
         self.switches = given.switches
         self.ran = RAN_REQUESTS
         self.ran.clear()
+        GATE.clear()
         self.received = bytearray()
         self.ended = False
         settings = gtcp.Settings(
@@ -86,8 +101,14 @@ class Peer:
             for number, piece in enumerate(self.given.pieces):
                 if self.has(GOES_AWAY) and number == len(self.given.pieces) // 2:
                     self.connection.go_away()
+                queued = len(self.connection.ordered or ())
                 self.send(piece)
-                self.check_bounds()
+                self.check_bounds(queued)
+                if not self.has(WAIT_LONG):
+                    GATE.set()
+                    turn()
+                    GATE.clear()
+            GATE.set()
             if self.has(HANGS_UP):
                 self.sock.close()
             else:
@@ -107,6 +128,7 @@ class Peer:
             try:
                 data = data[self.sock.send(data) :]
             except BlockingIOError:
+                GATE.set()
                 turn()
                 self.hear()
             except OSError:
@@ -149,9 +171,15 @@ class Peer:
 
         until(end, "the stream does not end")
 
-    def check_bounds(self) -> None:
-        """What is kept for a peer is bounded, however much it sends and little it takes."""
+    def check_bounds(self, queued: int) -> None:
+        """What is kept for a peer is bounded, however much it sends and little it takes.
+
+        Args:
+            queued: requests that waited for their turn before this piece came.
+        """
         connection = self.connection
+        waits = self.has(WAIT_LONG) and not GATE.is_set()
+        assert not waits or queued < 4 or len(connection.ordered or ()) <= queued, "reads on"
         longest = self.context.settings.max_line_bytes or 0
         assert len(connection._buffer._tail) <= longest
         assert len(connection._held) <= longest + 65536
