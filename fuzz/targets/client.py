@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
+import tempfile
 from typing import Any
 
 import gevent
@@ -16,7 +18,6 @@ import gevent
 import gtcp
 from fuzz.inputs import Input, seed
 from fuzz.watch import turn, until, watched
-from gtcp.client import pool as pools
 from gtcp.client.connection import _read_reply
 from gtcp.errors import REFUSALS
 from gtcp.protocol import UNREADABLE, LineBuffer, Reply
@@ -25,6 +26,8 @@ from gtcp.protocol import UNREADABLE, LineBuffer, Reply
 KILLS, TYPED, STREAMS, SHORT_REPLIES, CLOSES, RETRIES, LATER = 1, 2, 4, 8, 16, 32, 64
 
 CALLS = 4
+
+FOLDER = tempfile.TemporaryDirectory(prefix="gtcp-fuzz-")
 
 GOOD = (
     b'{"code":0,"id":1,"result":{"a":[1,2.5,null]}}',
@@ -113,32 +116,26 @@ class Server:
     def __init__(self, given: Input) -> None:
         self.given = given
         self.switches = given.switches
-        self.sock, self._theirs = socket.socketpair()
-        self.sock.setblocking(False)
-        self._theirs.setblocking(False)
-        self._connected = False
+        path = os.path.join(FOLDER.name, "socket")
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(path)
+        self._listener.listen(1)
         self._limit = 100 if self.has(SHORT_REPLIES) else 1024 * 1024
         self._heard = bytearray()
         self.client = gtcp.Client(
-            "unix:/nowhere", retries=int(self.has(RETRIES)), max_reply_bytes=self._limit
+            f"unix:{path}", retries=int(self.has(RETRIES)), max_reply_bytes=self._limit
         )
 
     def has(self, switch: int) -> bool:
         """Whether a switch is set."""
         return bool(self.switches & switch)
 
-    def connect(self, *_args: Any) -> socket.socket:
-        """What the client opens its connections with."""
-        if self._connected:
-            raise gtcp.ConnectError("there is no other")
-        self._connected = True
-        return self._theirs
-
     def play(self) -> None:
         """Let calls wait, send all pieces, see how the calls end."""
-        real, pools.connect = pools.connect, self.connect  # type: ignore[assignment]
         try:
-            calls = [self.call(Call, number) for number in range(CALLS)]
+            calls = [Call(self.client, 0, self.wanted)]
+            self.accept()
+            calls += [self.call(Call, number) for number in range(1, CALLS)]
             if self.has(STREAMS):
                 calls.append(self.call(Many, 100))
             for number, piece in enumerate(self.given.pieces):
@@ -157,9 +154,22 @@ class Server:
         finally:
             self.client.close()
             self.sock.close()
-            self._theirs.close()
-            pools.connect = real
         self.compare(calls)
+
+    def accept(self) -> None:
+        """Take the first connection; whoever opens another is refused."""
+        turn()
+        self.sock = self._listener.accept()[0]
+        self.sock.setblocking(False)
+        os.unlink(self._listener.getsockname())
+        self._listener.close()
+        turn()
+        self.hear()
+
+    @property
+    def wanted(self) -> Any:
+        """The type that results are to have."""
+        return dict[str, int] if self.has(TYPED) else Any
 
     def is_spoiled(self) -> bool:
         """Whether the stream holds what is no reply, after which nothing can be waited for."""
@@ -169,7 +179,7 @@ class Server:
 
     def call(self, kind: type[Call], who: int) -> Call:
         """Start a call; what it sends is read."""
-        call = kind(self.client, who, dict[str, int] if self.has(TYPED) else Any)
+        call = kind(self.client, who, self.wanted)
         turn()
         self.hear()
         return call
