@@ -36,11 +36,11 @@ def clean(target: str, options: argparse.Namespace, count: int) -> bool:
     seconds = options.seconds / count
     outcome = fuzz(target, options.engine, seconds, options.seed, corpus)
     print(f"{target}: {outcome.executions} executions in {seconds:g} s", flush=True)
-    if outcome.found is None:
-        return True
-    print(outcome.log[-6000:])
-    print(f"{target}: FOUND, again with: python -m fuzz {target} {outcome.found}")
-    return False
+    if outcome.failed:
+        print(outcome.log[-6000:])
+        again = f"again with: python -m fuzz {target} {outcome.found}"
+        print(f"{target}: FAILED, {again if outcome.found else 'it did not even begin'}")
+    return not outcome.failed
 
 
 if __name__ == "__main__":

@@ -38,12 +38,14 @@ class Outcome:
 
     Attributes:
         executions: inputs tried.
-        found: the file with the input that breaks it, or None.
+        failed: whether it ended otherwise than it should.
+        found: the file with the input that it was at then, or None.
         log: what the process said.
     """
 
-    def __init__(self, executions: int, found: Path | None, log: str) -> None:
+    def __init__(self, executions: int, failed: bool, found: Path | None, log: str) -> None:
         self.executions = executions
+        self.failed = failed
         self.found = found
         self.log = log
 
@@ -71,14 +73,15 @@ def fuzz(target: str, engine: str, seconds: float, seed: int, corpus: Path | Non
         text = log.read_text(errors="replace")
         counts = re.findall(r"(?:executions|number_of_executed_units): (\d+)|^#(\d+)\t", text, re.M)
         executions = int(max(counts[-1], key=len)) if counts else 0
-        if status == 0:
-            return Outcome(executions, None, text)
-        return Outcome(executions, _saved(target, folder / "input"), text)
+        found = _saved(target, folder / "input") if status != 0 else None
+        return Outcome(executions, status != 0, found, text)
 
 
-def _saved(target: str, made: Path) -> Path:
-    """Copy the input that was found to where it stays; it may be missing if nothing ran."""
-    data = made.read_bytes() if made.exists() else b""
+def _saved(target: str, made: Path) -> Path | None:
+    """Copy the input that was found to where it stays; None if not even the first one ran."""
+    if not made.exists():
+        return None
+    data = made.read_bytes()
     found = Path(f"fuzz-{target}-{hashlib.sha256(data).hexdigest()[:12]}")
     found.write_bytes(data)
     return found

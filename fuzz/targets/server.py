@@ -57,6 +57,9 @@ TABLE = commands(RAN_REQUESTS, GATE.wait).table(8)
 #: Codes that say that a handler ran; 408 does unless its data says otherwise.
 RAN = {0, 500, 1000}
 
+#: Codes that may be the answer to any request.
+VAGUE = {408, 429, 500}
+
 
 def run(data: bytes) -> None:
     """Play a peer that sends this."""
@@ -245,12 +248,13 @@ def tells_it_ran(reply: dict[str, Any]) -> bool:
 
 
 def match(items: list[Item], replies: list[dict[str, Any]]) -> None:
-    """Every reply is one to the request with its id; those without are in order."""
+    """Every reply is one to a request with its id; those without are in order."""
     asked: defaultdict[Any, deque[Item]] = defaultdict(deque)
     for item in items:
         if wants_reply(item):
             asked[item.id].append(item)
-    for reply in replies:
+    # Several requests may have one id: first the replies that can only be to one of them.
+    for reply in sorted(replies, key=lambda each: "id" in each and each["code"] in VAGUE):
         candidates = asked[reply.get("id")]
         if reply["code"] in (400, 413) and "id" not in reply:
             continue
@@ -273,5 +277,7 @@ def fits(item: Item, reply: dict[str, Any]) -> bool:
         return code == 500 or (code == 0 and reply["result"] == item.params)
     if item.cmdid == TYPED:
         return code == 500 or (code == 0 and reply["result"]["x"] == item.params.x)
-    codes = {FAILS: (500,), REFUSES: (1000, 500), 0: (0, 422, 500)}
-    return code in codes[item.cmdid]
+    if item.cmdid == 0:
+        results = {"ping": ("pong",), "cancel": (None,)}.get(item.params.op)
+        return code in (422, 500) or (results is None or reply["result"] in results)
+    return code in {FAILS: (500,), REFUSES: (1000, 500)}[item.cmdid]
