@@ -31,7 +31,9 @@ def watched(stream: bytes) -> Iterator[None]:
     """Fail when what is done meanwhile costs too much, or breaks something in the hub."""
     errors = _Errors()
     hub = gevent.get_hub()
-    logging.getLogger("gtcp").addHandler(errors)
+    log = logging.getLogger("gtcp")
+    log.addHandler(errors)
+    log.propagate = False  # what peers do wrong would fill the screen
     hub.handle_error = errors.of_hub
     before, memory = process_time(), _peak()
     try:
@@ -39,7 +41,8 @@ def watched(stream: bytes) -> Iterator[None]:
         turn()
     finally:
         del hub.handle_error
-        logging.getLogger("gtcp").removeHandler(errors)
+        log.propagate = True
+        log.removeHandler(errors)
     took = process_time() - before
     assert not errors.found, errors.found
     assert took < SECONDS + SECONDS_A_BYTE * len(stream), f"{took:.1f} s"

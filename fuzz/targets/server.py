@@ -7,7 +7,6 @@ be answered just so, in order where it has no id, and nothing may run twice or u
 from __future__ import annotations
 
 import json
-import logging
 import socket
 from collections import Counter, defaultdict, deque
 from typing import Any
@@ -23,9 +22,6 @@ from fuzz.watch import turn, until, watched
 from gtcp.protocol import LineBuffer, Request
 from gtcp.server.connection import Connection, Context
 from gtcp.server.handler import Item, Rejection
-
-logging.getLogger("gtcp").setLevel(logging.CRITICAL)
-logging.getLogger("gtcp").propagate = False
 
 __all__ = ["SEEDS", "TOKENS", "run"]
 
