@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import socket
 import tempfile
 from typing import Any
@@ -26,8 +27,6 @@ from gtcp.protocol import UNREADABLE, LineBuffer, Reply
 KILLS, TYPED, STREAMS, SHORT_REPLIES, CLOSES, RETRIES, LATER = 1, 2, 4, 8, 16, 32, 64
 
 CALLS = 4
-
-FOLDER = tempfile.TemporaryDirectory(prefix="gtcp-fuzz-")
 
 GOOD = (
     b'{"code":0,"id":1,"result":{"a":[1,2.5,null]}}',
@@ -116,7 +115,8 @@ class Server:
     def __init__(self, given: Input) -> None:
         self.given = given
         self.switches = given.switches
-        path = os.path.join(FOLDER.name, "socket")
+        self._folder = tempfile.mkdtemp()
+        path = os.path.join(self._folder, "socket")
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(path)
         self._listener.listen(1)
@@ -161,8 +161,8 @@ class Server:
         turn()
         self.sock = self._listener.accept()[0]
         self.sock.setblocking(False)
-        os.unlink(self._listener.getsockname())
         self._listener.close()
+        shutil.rmtree(self._folder)
         turn()
         self.hear()
 
