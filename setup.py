@@ -9,9 +9,17 @@ DOCS = ["furo>=2024.8", "myst-parser>=4", "sphinx>=8"]
 # gunicorn loads its gevent worker only where `packaging` is installed; its own extra sees to it.
 GUNICORN = ["gunicorn[gevent]>=23"]
 
+# Where it has wheels: its build needs clang. Elsewhere fuzz/ uses hypothesis alone.
+ATHERIS = (
+    "atheris>=3; sys_platform == 'linux' and platform_machine == 'x86_64' "
+    "and platform_python_implementation == 'CPython' "
+    "and python_version >= '3.11' and python_version < '3.14'"
+)
+
 TEST = [
     *GUNICORN,
     *DOCS,
+    ATHERIS,
     "coverage>=7.10",  # 7.10 measures subprocesses and forks by itself
     "hypothesis>=6.100",
     "import-linter>=2.1",

@@ -1,5 +1,7 @@
 import json
-from itertools import pairwise
+import sys
+import tracemalloc
+from itertools import accumulate, pairwise
 
 import msgspec
 import pytest
@@ -88,6 +90,55 @@ def depth(value):
     return 0
 
 
+bracketed = st.lists(
+    st.sampled_from([b"[", b"]", b"{", b"}", b'"', b"\\", b"\\\\", b'\\"', b"a", b"\xff"]),
+    max_size=40,
+).map(b"".join)
+
+
+def deepest(data):
+    """How deep a decoder goes, byte by byte, until it has to stop."""
+    level = most = 0
+    inside = escaped = False
+    for byte in data:
+        if inside:
+            inside = escaped or byte != ord('"')
+            escaped = not escaped and byte == ord("\\")
+        elif byte == ord('"'):
+            inside = True
+        elif byte in b"[{":
+            level += 1
+            most = max(most, level)
+        elif byte in b"]}":
+            level -= 1
+        if level < 0 or (not inside and byte == ord("\\")):
+            break
+    return most
+
+
+def closes_too_much(data):
+    return any(level < 0 for level in accumulate(1 if each in b"[{" else -1 for each in data))
+
+
+LIMITS = (2, 10, 400)
+
+
+def c_calls(function):
+    """How many functions written in C a call makes."""
+    count = 0
+
+    def profile(_frame, event, _arg):
+        nonlocal count
+        count += event == "c_call"
+
+    sys.setprofile(profile)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
 class TestDepth:
     @given(json_values(st.text(alphabet='[]{}"\\a')), st.integers(min_value=1, max_value=8))
     def test_is_that_of_the_json_text(self, value, limit):
@@ -107,6 +158,37 @@ class TestDepth:
     @pytest.mark.parametrize("text", [b"[" * 100_000, b'{"a":' * 100_000, b"[{" * 50_000 + b"}]"])
     def test_of_text_that_never_closes_is_too_deep(self, text):
         assert not depth_within(text, 64)
+
+    @given(bracketed, st.integers(min_value=0, max_value=8))
+    def test_no_decoder_goes_deeper_in_any_bytes(self, data, limit):
+        assert not depth_within(data, limit) or deepest(data) <= limit
+
+    @given(st.text(alphabet="[]{}", max_size=30), st.integers(min_value=0, max_value=8))
+    def test_of_brackets_alone_is_as_far_as_they_open(self, text, limit):
+        data = text.encode()
+        if depth_within(data, limit) != (deepest(data) <= limit):
+            assert closes_too_much(data)  # the decoder stops there: what follows may count
+
+    @pytest.mark.parametrize(
+        "text",
+        [b"[" * 500 + b"]" * 500, b"[" + b"[],[]," * 500 + b"0]", b'["[",' * 500, b'"\\"' * 500],
+    )
+    def test_costs_the_same_passes_whatever_the_limit(self, text):
+        # It was one pass for each level: a 2 MB reply of brackets cost a client 12 s.
+        passes = {limit: c_calls(lambda limit=limit: depth_within(text, limit)) for limit in LIMITS}
+        assert set(passes.values()) == {passes[LIMITS[0]]}
+        assert 0 < passes[LIMITS[0]] < 20
+
+    def test_of_a_long_string_takes_no_more_memory_than_a_few_copies(self):
+        # A pattern with alternatives kept 119 bytes for each byte of a string.
+        text = b'["' + b"a" * 1_000_000 + b'"' + b",[]" * 100 + b"]"
+        tracemalloc.start()
+        try:
+            assert depth_within(text, 64)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert peak < 10 * len(text)
 
     def test_brackets_in_strings_do_not_count(self):
         assert depth_within(json.dumps({"a": '[{"' * 1000 + "\\"}).encode(), 1)

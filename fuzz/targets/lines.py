@@ -1,0 +1,122 @@
+"""Framing and decoding: ``LineBuffer`` and ``Table.read``.
+
+Any split gives the same lines; all at once gives the same as one by one; and what becomes a
+request is what Python's own json reads in that line.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from fuzz.app import commands
+from fuzz.inputs import Input, seed
+from fuzz.watch import watched
+from gtcp.protocol import LineBuffer, Request
+from gtcp.server.handler import Item, Rejection
+
+DEPTH = 8
+TABLE = commands([]).table(DEPTH)
+SMALL, LARGE = 60, 1024 * 1024
+
+REQUESTS = (
+    b'{"cmdid":1,"params":{"a":1},"id":1}',
+    b'{"cmdid":2,"params":{"b":[1.5,-2e3,null,true]},"id":"x"}',
+    b'{"cmdid":3}',
+    b'{"cmdid":4,"params":{"x":1,"y":[1,2],"name":"\\u00e9"},"id":-7,"timeout":60000}',
+    b'{"cmdid":"5","params":{},"timestamp":1700000000,"meta":{"k":"v"}}',
+    b'{"cmdid":6,"params":[{"deep":[[[[]]]]}],"oneway":true}',
+    b'{"cmdid":0}',
+    b'{"cmdid":0,"params":{"op":"commands"},"id":2}',
+    b'{"cmdid":0,"params":{"op":"cancel","id":1},"oneway":true}',
+    b'{"cmdid":7,"id":3}',
+    b'{"cmdid":4,"params":{"x":"1"},"id":4}',
+    b'{"cmdid":1,"":{"a":1},"unknown":[1,"}"]}\r',
+)
+BAD = (
+    b"", b"[]", b"1", b"GET / HTTP/1.1", b'{"cmdid":1', b'{"cmdid":1}{"cmdid":1}',
+    b'{"cmdid":1,"id":"\xff"}', b'{"params":{}}', b"[" * 70, b'{"cmdid":1,"id":1.5}',
+    b'{"cmdid":1,"params":{"a":"\\ud800"}}', b'{"cmdid":1,"cmdid":2}', b'{"cmdid":true}',
+    b'{"cmdid":3,"x":"\xff"}', b'{"cmdid":3,"x":"}', b'{"cmdid":6,"params":[[[[[[[[]]]]]]]]}',
+)  # fmt: skip
+SEEDS = (
+    *(seed(each) for each in REQUESTS + BAD),
+    seed(*REQUESTS),
+    seed(*REQUESTS, sizes=(1, 200)),
+    seed(*REQUESTS[:4], BAD[1], *REQUESTS[4:], sizes=(30, 3)),
+    seed(*REQUESTS[:2], switches=1),
+    seed(REQUESTS[2] * 2, b""),
+    seed(b'{"cmdid":3,"x":"}', b'{"}' + REQUESTS[2]),
+    seed(REQUESTS[0], times=3),
+    seed(REQUESTS[1], REQUESTS[9], times=3),
+    seed(b'{"a":[', times=4),
+)
+TOKENS = (
+    b'"cmdid":', b'"params":', b'"id":', b'"timeout":', b'"timestamp":', b'"oneway":', b'"meta":',
+    b'"op":', b'"cancel"', b'"commands"', b'"ping"', b'"x":', b'"y":', b'""', b"{", b"}", b"[",
+    b"]", b",", b":", b"\n", b"\r\n", b"}\n{", b"}{", b"\\", b'"', b'\\"', b"\\ud83d\\ude00",
+    b"\\ud800", b"null", b"true", b"0", b"1", b"2", b"-1", b"1.0", b"1e400", b"9223372036854775808",
+    b"\xc3\xa9", b"\xff", b"\xed\xa0\x80", b"\x00", b"\xef\xbb\xbf", b" ", b'{"cmdid":1,"id":1}\n',
+)  # fmt: skip
+
+
+def run(data: bytes) -> None:
+    """Feed it in pieces; compare with the whole, and with every line by itself."""
+    given = Input(data)
+    limit = SMALL if given.switches & 1 else LARGE
+    with watched(given.stream):
+        whole = LineBuffer(limit)
+        lines = whole.feed(given.stream)
+        buffer = LineBuffer(limit)
+        parts = []
+        for piece in given.pieces:
+            parts.append(buffer.feed(piece))
+            assert len(buffer._tail) <= limit
+            assert parts[-1].endswith(b"\n") or not parts[-1]
+        assert b"".join(parts) == lines
+        assert (buffer.overflow, buffer.begun) == (whole.overflow, whole.begun)
+        assert given.stream.startswith(lines)
+        assert all(len(each) <= limit for each in lines.split(b"\n"))
+        check(lines)
+
+
+def check(lines: bytes) -> None:
+    """All lines at once must say what each says by itself."""
+    items, plain = TABLE.read(lines) if lines else ([], False)
+    alone = list(TABLE._one_by_one(lines.split(b"\n")[:-1]))
+    assert [said(each) for each in items] == [said(each) for each in alone]
+    assert not plain or all(isinstance(each, Request) for each in items)
+    request = TABLE.read_one(lines)
+    assert request is None or [said(request)] == [said(each) for each in items]
+    for item, line in zip(items, lines.split(b"\n"), strict=False):
+        if isinstance(item, Request):
+            as_python_reads(item, line)
+
+
+def said(item: Item) -> Any:
+    """An item as a value that can be compared."""
+    if isinstance(item, Rejection):
+        reply = item.reply
+        return (reply.code, reply.message, reply.data, item.id, item.fatal, item.reply_wanted)
+    return (
+        item.cmdid, item.params, item._sent, item.id, item.timeout, item.oneway, item.meta,
+    )  # fmt: skip
+
+
+def as_python_reads(item: Request[Any], line: bytes) -> None:
+    """A request is what json reads in the line."""
+    value = json.loads(line.decode())
+    assert isinstance(value, dict)
+    assert depth(value) <= DEPTH
+    assert int(value["cmdid"]) == item.cmdid
+    assert value.get("id") == item.id
+    assert value.get("oneway", False) == item.oneway
+    assert value.get("meta", {}) == item.meta
+    if isinstance(item.params, dict):
+        assert value.get("params", {}) == item.params
+
+
+def depth(value: Any) -> int:
+    """How deep a value nests."""
+    inner = value.values() if isinstance(value, dict) else value
+    return 1 + max(map(depth, inner), default=0) if isinstance(value, (dict, list)) else 0

@@ -1,0 +1,279 @@
+"""The server's connection: any bytes in any pieces, over a real pair of sockets.
+
+Every line of the stream is read by itself, which tells what has to be answered; then it must
+be answered just so, in order where it has no id, and nothing may run twice or unanswered.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections import Counter, defaultdict, deque
+from typing import Any
+
+from gevent.event import Event
+
+import gtcp
+from fuzz.app import ANY, ECHO, FAILS, REFUSES, TYPED, WAITS, commands
+from fuzz.inputs import Input, seed
+from fuzz.targets.lines import BAD, REQUESTS, TOKENS
+from fuzz.targets.lines import SEEDS as LINES
+from fuzz.watch import turn, until, watched
+from gtcp.protocol import LineBuffer, Request
+from gtcp.server.connection import Connection, Context
+from gtcp.server.handler import Item, Rejection
+
+__all__ = ["SEEDS", "TOKENS", "run"]
+
+# The switches.
+SLOW_READER, HANGS_UP, GOES_AWAY, ACCESS_LOG, SHORT_LINES, SHORT_REPLIES = 1, 2, 4, 8, 16, 32
+WAIT_LONG = 64
+
+WAIT, NEXT = b'{"cmdid":2,"params":{"a":%d}}', b'{"cmdid":1,"params":{"a":%d}}'
+MIXED = (
+    *REQUESTS[:4], *(NEXT % number for number in range(3)), WAIT % 3, NEXT % 4, REQUESTS[2],
+    NEXT % 5, WAIT % 6, REQUESTS[1], REQUESTS[9], REQUESTS[8], NEXT % 7, REQUESTS[3], NEXT % 8,
+)  # fmt: skip
+SWITCHES = (0, 1, 2, 4, 8, 16, 32, 63, 64, 65, 68, 72, 96)
+SEEDS = (
+    *LINES,
+    *(seed(*MIXED, switches=each) for each in SWITCHES),
+    *(seed(*MIXED, switches=each, sizes=(40, 150)) for each in SWITCHES),
+    *(seed(*MIXED, BAD[1], *MIXED, switches=each, sizes=(255, 0)) for each in SWITCHES),
+    *(seed(*MIXED, switches=each, sizes=(255, 0), times=2) for each in SWITCHES),
+    *(seed(WAIT % 1, switches=each, times=4) for each in (0, 1, 64, 65)),
+    *(seed(REQUESTS[0], switches=each, times=4) for each in (0, 1, 3, 5)),
+)
+
+#: What the handlers ran, of one input at a time: a table is costly to make.
+RAN_REQUESTS: list[Request[Any]] = []
+GATE = Event()
+TABLE = commands(RAN_REQUESTS, GATE.wait).table(8)
+
+#: Codes that say that a handler ran; 408 does unless its data says otherwise.
+RAN = {0, 500, 1000}
+
+#: Codes that may be the answer to any request.
+VAGUE = {408, 429, 500}
+
+
+def run(data: bytes) -> None:
+    """Play a peer that sends this."""
+    given = Input(data)
+    with watched(given.stream):
+        Peer(given).play()
+
+
+class Peer:
+    """One connection's other end, and what it knows of the server's inside."""
+
+    def __init__(self, given: Input) -> None:
+        self.given = given
+        self.switches = given.switches
+        self.ran = RAN_REQUESTS
+        self.ran.clear()
+        GATE.clear()
+        self.received = bytearray()
+        self.ended = False
+        settings = gtcp.Settings(
+            max_line_bytes=200 if self.has(SHORT_LINES) else 1024 * 1024,
+            max_reply_bytes=100 if self.has(SHORT_REPLIES) else 1024 * 1024,
+            max_in_flight=6,
+            max_in_flight_per_connection=4,
+            access_log=self.has(ACCESS_LOG),
+        )
+        self.context = Context(TABLE, settings)
+        self.sock, theirs = socket.socketpair()
+        for each in (self.sock, theirs):
+            each.setblocking(False)
+            if self.has(SLOW_READER):
+                each.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        self.connection = Connection(theirs, "peer:1", self.context)
+
+    def has(self, switch: int) -> bool:
+        """Whether a switch is set."""
+        return bool(self.switches & switch)
+
+    def play(self) -> None:
+        """Send all, hear all, and compare."""
+        try:
+            for number, piece in enumerate(self.given.pieces):
+                if self.has(GOES_AWAY) and number == len(self.given.pieces) // 2:
+                    self.connection.go_away()
+                queued = len(self.connection.ordered or ())
+                self.send(piece)
+                self.check_bounds(queued)
+                if not self.has(WAIT_LONG):
+                    GATE.set()
+                    turn()
+                    GATE.clear()
+            GATE.set()
+            if self.has(HANGS_UP):
+                self.sock.close()
+            else:
+                self.hear_all()
+            until(lambda: not self.context.busy, "the connection does not end")
+            assert not self.context.hosts
+        finally:
+            self.sock.close()
+            self.connection.close()
+            self.context.runners.close()
+        if not self.has(HANGS_UP):
+            self.compare()
+
+    def send(self, data: bytes) -> None:
+        """Send one piece; read replies only when the server takes no more, if so switched."""
+        while data and not self.ended:
+            try:
+                data = data[self.sock.send(data) :]
+            except BlockingIOError:
+                GATE.set()
+                turn()
+                self.hear()
+            except OSError:
+                break
+            turn()
+            if not self.has(SLOW_READER):
+                self.hear()
+
+    def hear(self) -> None:
+        """Read what there is."""
+        while not self.ended:
+            try:
+                data = self.sock.recv(65536)
+            except BlockingIOError:
+                return
+            except ConnectionResetError:
+                raise AssertionError("reset: replies may be lost") from None
+            self.received += data
+            self.ended = not data
+            turn()
+
+    def hear_all(self) -> None:
+        """Read until the server has said all it has to say, then shut our side."""
+        if not self.has(GOES_AWAY):
+            wanted = expected(self.given.stream, self.context)[1]
+
+            def answered() -> bool:
+                self.hear()
+                return self.ended or self.received.count(b"\n") >= wanted
+
+            until(answered, f"{self.received.count(10)} of {wanted} replies")
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            assert self.ended
+
+        def end() -> bool:
+            self.hear()
+            return self.ended
+
+        until(end, "the stream does not end")
+
+    def check_bounds(self, queued: int) -> None:
+        """What is kept for a peer is bounded, however much it sends and little it takes.
+
+        Args:
+            queued: requests that waited for their turn before this piece came.
+        """
+        connection = self.connection
+        waits = self.has(WAIT_LONG) and not GATE.is_set()
+        assert not waits or queued < 4 or len(connection.ordered or ()) <= queued, "reads on"
+        longest = self.context.settings.max_line_bytes or 0
+        assert len(connection._buffer._tail) <= longest
+        assert len(connection._held) <= longest + 65536
+        assert len(connection.ordered or ()) <= 4 + 4096
+        assert len(connection.in_flight) <= 4
+        assert self.context.runners.in_flight == connection.in_flight
+
+    def compare(self) -> None:
+        """Compare the replies with what the lines by themselves ask for."""
+        assert self.received.endswith(b"\n") or not self.received, "half a reply"
+        replies = [json.loads(each) for each in bytes(self.received).splitlines()]
+        items, wanted = expected(self.given.stream, self.context)
+        told = Counter(each.get("id") for each in replies if tells_it_ran(each))
+        ran = Counter(each.id for each in self.ran if not each.oneway)
+        own = Counter(each.id for each in items if is_own(each))
+        assert not ran - told, f"ran and not answered: {ran - told}"
+        assert not told - ran - own, f"answered and not run: {told - ran - own}"
+        if not self.has(GOES_AWAY):
+            assert len(replies) == wanted, f"{len(replies)} replies, not {wanted}"
+            ended = replies and replies[-1]["code"] in (400, 413) and "id" not in replies[-1]
+            fatal = [each for each in replies[:-1] if each["code"] in (400, 413)]
+            assert not fatal, "something follows a fatal line"
+            assert bool(ended) == is_over(self.given.stream, items, self.context)
+            match(items, replies)
+
+
+def expected(stream: bytes, context: Context) -> tuple[list[Item], int]:
+    """What the lines ask for, each by itself, and how many replies that makes."""
+    lines = LineBuffer(context.settings.max_line_bytes).feed(stream)
+    items = list(context.table._one_by_one(lines.split(b"\n")[:-1]))
+    count = sum(wants_reply(each) for each in items)
+    if is_over(stream, items, context) and not (items and is_fatal(items[-1])):
+        count += 1  # the line that is too long
+    return items, count
+
+
+def is_over(stream: bytes, items: list[Item], context: Context) -> bool:
+    """Whether the stream ends in what is no request."""
+    buffer = LineBuffer(context.settings.max_line_bytes)
+    buffer.feed(stream)
+    return buffer.overflow or bool(items and is_fatal(items[-1]))
+
+
+def is_fatal(item: Item) -> bool:
+    """Whether nothing is read after it."""
+    return isinstance(item, Rejection) and item.fatal
+
+
+def is_own(item: Item) -> bool:
+    """Whether it is a command of gtcp's, which tells nobody that it ran."""
+    return isinstance(item, Request) and item.cmdid == 0 and not item.oneway
+
+
+def wants_reply(item: Item) -> bool:
+    """Whether it gets a reply line."""
+    return item.reply_wanted if isinstance(item, Rejection) else not item.oneway
+
+
+def tells_it_ran(reply: dict[str, Any]) -> bool:
+    """Whether this reply says that a handler ran."""
+    late = reply["code"] == 408 and reply.get("data") != {"executed": "no"}
+    return reply["code"] in RAN or late
+
+
+def match(items: list[Item], replies: list[dict[str, Any]]) -> None:
+    """Every reply is one to a request with its id; those without are in order."""
+    asked: defaultdict[Any, deque[Item]] = defaultdict(deque)
+    for item in items:
+        if wants_reply(item):
+            asked[item.id].append(item)
+    # Several requests may have one id: first the replies that can only be to one of them.
+    for reply in sorted(replies, key=lambda each: "id" in each and each["code"] in VAGUE):
+        candidates = asked[reply.get("id")]
+        if reply["code"] in (400, 413) and "id" not in reply:
+            continue
+        if "id" not in reply:
+            assert fits(candidates.popleft(), reply), f"not in order: {reply}"
+            continue
+        found = next((each for each in candidates if fits(each, reply)), None)
+        assert found is not None, f"a reply to nothing: {reply}"
+        candidates.remove(found)
+
+
+def fits(item: Item, reply: dict[str, Any]) -> bool:
+    """Whether this may be the reply to that."""
+    code = reply["code"]
+    if isinstance(item, Rejection):
+        return bool(code == item.reply.code and reply["message"] == item.reply.message)
+    if code == 429 or code == 408:
+        return True
+    if item.cmdid in (ECHO, WAITS, ANY):
+        return code == 500 or (code == 0 and reply["result"] == item.params)
+    if item.cmdid == TYPED:
+        return code == 500 or (code == 0 and reply["result"]["x"] == item.params.x)
+    if item.cmdid == 0:
+        results = {"ping": ("pong",), "cancel": (None,)}.get(item.params.op)
+        return code in (422, 500) or (results is None or reply["result"] in results)
+    return code in {FAILS: (500,), REFUSES: (1000, 500)}[item.cmdid]
