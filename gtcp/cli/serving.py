@@ -21,10 +21,10 @@ import msgspec
 from gevent import monkey
 
 from gtcp.address import Address, parse
+from gtcp.cli.target import Target, TargetError, load
 from gtcp.server.logger import SERVER, configure
 from gtcp.server.server import Server
 from gtcp.server.settings import Settings, SettingsError
-from gtcp.target import Target, TargetError, load
 
 
 class Layers(Protocol):

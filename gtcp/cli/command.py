@@ -173,9 +173,9 @@ def serve(
         "access_log": access_log,
         "graceful_timeout": graceful_timeout,
     }
-    from gtcp import serving
+    from gtcp.cli import serving
+    from gtcp.cli.target import TargetError, parse
     from gtcp.server.settings import Settings, SettingsError
-    from gtcp.target import TargetError, parse
 
     def layers(base: Settings | None) -> Settings:
         return Settings.load(config, flags=flags, base=base)
@@ -230,9 +230,9 @@ def _params(text: str) -> Any:
 
 
 def _print_raw_reply(address: str, cmdid: int, params: Any, timeout: float) -> None:
+    from gtcp.cli.rawcall import call_raw
     from gtcp.client.connection import error_of
     from gtcp.protocol import UNREADABLE, decode_reply
-    from gtcp.rawcall import call_raw
 
     line = call_raw(parse_address(address), cmdid, params, timeout)
     click.echo(line, nl=False)
@@ -275,7 +275,7 @@ def ping(address: str, count: int | None, interval: float, timeout: float) -> No
     Once a second, until Ctrl-C; at the end comes a summary, as with ping(8). The exit status
     is 1 when nothing was received.
     """
-    from gtcp import ping as pinging
+    from gtcp.cli import ping as pinging
 
     if not pinging.ping(address, count=count, interval=interval, timeout=timeout):
         raise SystemExit(FAILED)
@@ -293,8 +293,8 @@ def commands(address: str, as_json: bool, timeout: float) -> None:
 
     What they take, what they return, what they are for.
     """
+    from gtcp.cli.listing import Row, table
     from gtcp.client.client import Client
-    from gtcp.listing import Row, table
 
     with _failures_told(), Client(address, timeout=timeout) as client:
         if as_json:
@@ -315,7 +315,7 @@ def demo(once: bool) -> None:
     Starts a server with sample commands and calls them. The server then stays until Ctrl-C,
     to be tried from another terminal.
     """
-    from gtcp.demo.tour import DemoFailed, show
+    from gtcp.cli.demo.tour import DemoFailed, show
 
     try:
         show(once=once)

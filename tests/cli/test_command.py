@@ -20,8 +20,7 @@ import gevent
 import pytest
 
 import gtcp
-from gtcp import ping, serving
-from gtcp.cli import main
+from gtcp.cli import main, ping, serving
 from tests.helpers import PATIENCE, Line, eventually
 from tests.helpers import serving as in_thread
 
@@ -303,7 +302,7 @@ def test_without_gunicorn_workers_say_what_to_install(
 def test_the_command_imports_nothing_that_only_others_need() -> None:
     code = (
         "import gtcp.cli, sys; print([each for each in sys.modules if "
-        "each.startswith(('gunicorn', 'gtcp.serving', 'gtcp.demo', 'ssl', 'asyncio'))])"
+        "each.startswith(('gunicorn', 'gtcp.cli.serving', 'gtcp.cli.demo', 'ssl', 'asyncio'))])"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stdout == "[]\n"
