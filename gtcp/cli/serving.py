@@ -97,7 +97,8 @@ def _announce(server: Server) -> None:
 def _serve_with_workers(target: Target, layers: Layers, *, reload: bool, patch: bool) -> None:
     if importlib.util.find_spec("gunicorn") is None:
         raise GunicornMissing("--workers and --reload need gunicorn: pip install 'gtcp[gunicorn]'")
-    settings = layers(_own_settings(target, patch=patch))
+    found = _ask_child(target, patch=patch)
+    settings = layers(found.settings)
     _check_addresses(settings)
     from gtcp.server.worker import AppImportError, serve
 
@@ -111,7 +112,7 @@ def _serve_with_workers(target: Target, layers: Layers, *, reload: bool, patch: 
             raise AppImportError(str(exc)) from exc
         return server
 
-    serve(load_in_worker, settings, reload=reload, patch=patch)
+    serve(load_in_worker, settings, commands=found.commands, reload=reload, patch=patch)
 
 
 def _check_addresses(settings: Settings) -> None:
@@ -149,14 +150,19 @@ def _start_again(workers: int) -> NoReturn:
 
 
 class _Answer(msgspec.Struct):
-    """What the child that was asked for the settings says."""
+    """What the child that looked at the server says of it, or what went wrong."""
 
     settings: Settings | None = None
+    commands: int = 0
     error: str = ""
 
 
-def _own_settings(target: Target, *, patch: bool) -> Settings:
-    """The settings of the server that TARGET names, without importing it here."""
+def _ask_child(target: Target, *, patch: bool) -> _Answer:
+    """What is to be known of the server that TARGET names, without importing it here.
+
+    Raises:
+        TargetError: there is no such server.
+    """
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -168,9 +174,9 @@ def _own_settings(target: Target, *, patch: bool) -> Settings:
     if not line:
         raise TargetError(f"{target.place}: importing it ended the process")
     answer = msgspec.json.decode(line, type=_Answer)
-    if answer.settings is None:
+    if answer.error:
         raise TargetError(answer.error)
-    return answer.settings
+    return answer
 
 
 def _answer_and_exit(pipe: int, answer: Callable[[], _Answer]) -> NoReturn:
@@ -185,6 +191,7 @@ def _look(target: Target, *, patch: bool) -> _Answer:
     if patch:
         monkey.patch_all()
     try:
-        return _Answer(settings=load(target).settings)
+        server = load(target)
+        return _Answer(server.settings, len(server.commands))
     except (TargetError, SettingsError) as exc:
         return _Answer(error=str(exc))

@@ -90,7 +90,7 @@ class Served:
             line = process.stderr.readline()
             assert line, f"it ended: {self.said}"
             self.said.append(line)
-            where = re.search(r"listening on (.*), \d+ (command|worker)", line)
+            where = re.search(r"listening on (.*), \d+ commands?, ", line)
             self.addresses = where[1].split(", ") if where else []
 
     @property
@@ -590,8 +590,13 @@ def test_what_is_not_severe_enough_is_not_logged(app: Path) -> None:
             assert ("KeyError" in running.end()) is logged
 
 
-def test_access_log_has_a_line_for_each_request(app: Path) -> None:
-    with served(app, "app", "--bind", "127.0.0.1:0", "--access-log") as running:
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("level", ["info", "warning", "critical"])
+def test_access_log_has_a_line_for_each_request_at_any_level(
+    level: str, workers: str, app: Path
+) -> None:
+    flags = ["--bind", "127.0.0.1:0", "--access-log", "--log-level", level, "--workers", workers]
+    with served(app, "app", *flags) as running:
         running.ask(1)
         said = running.end()
     assert said.count("gtcp.access: ") == 1
@@ -694,6 +699,19 @@ def test_workers_are_supervised(app: Path) -> None:
         assert running.ask(3) == running.process.pid
         assert running.ask(2) is True
         running.end()
+
+
+@pytest.mark.parametrize("level", ["info", "warning", "critical"])
+def test_one_line_of_the_master_says_what_listens_at_any_level(level: str, app: Path) -> None:
+    flags = ["--bind", "127.0.0.1:0", "--workers", "2", "--log-level", level]
+    with served(app, "app", *flags) as running:
+        running.ask(1)
+        said = running.end()
+    announcement = (
+        f"gtcp: listening on {running.address}, 5 commands, 2 workers, pid {running.process.pid}"
+    )
+    assert said.splitlines().count(announcement) == 1
+    assert said.count("gtcp: listening") == 1
 
 
 def test_workers_may_stay_unpatched(app: Path) -> None:
