@@ -27,6 +27,16 @@ def original(module: str, name: str) -> Any:
 
 System: type[socket.socket] = original("socket", "socket")
 
+
+def encoded(host: str) -> bytes:
+    """A host as ``getaddrinfo`` takes it. Raises UnicodeError: it can be no name.
+
+    Of text Python would make bytes itself: it would load its idna codec for any, and where that
+    happens in gevent's thread pool, an error would be printed too.
+    """
+    return host.encode("ascii" if host.isascii() else "idna")
+
+
 #: libev's event masks, for ``loop.io``.
 READ, WRITE = 1, 2
 

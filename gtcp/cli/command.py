@@ -6,21 +6,18 @@ line on stderr. What a subcommand needs, it imports itself: ``gtcp call`` is to 
 
 from __future__ import annotations
 
-import contextlib
-import json
-import math
 import os
 import signal
 import sys
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
-import msgspec
 
 from gtcp import __version__
 from gtcp.address import parse as parse_address
-from gtcp.errors import GtcpError, RemoteError
+from gtcp.cli import options
+from gtcp.cli.options import ADDRESS, CMDID, PARAMS, Misuse, read_params
+from gtcp.cli.output import complain, failures_told, print_json
 
 if TYPE_CHECKING:
     from gtcp.server.settings import Settings
@@ -34,74 +31,26 @@ def main() -> NoReturn:
     # What has something to do at Ctrl-C sets a handler of its own.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if sys.stdout is None:  # closed by whoever started us
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     try:
         status = cli.main(prog_name="gtcp", standalone_mode=False)
         sys.stdout.flush()
     except click.ClickException as exc:
-        _complain(exc)
+        complain(exc)
         status = exc.exit_code
     except BrokenPipeError:  # whoever read our output (head, a pager) has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = FAILED
+        status = _drop_output()
+    except OSError as exc:
+        complain(click.ClickException(f"can't write the output: {exc.strerror or exc}"))
+        status = _drop_output()
     sys.exit(status or 0)
 
 
-def _complain(exc: click.ClickException) -> None:
-    """The one line on stderr; parts of it may come from a peer."""
-    from gtcp.server.logger import escape
-
-    message = escape(" ".join(exc.format_message().split()))
-    if isinstance(exc, click.UsageError) and exc.ctx is not None:
-        message += f" Try '{exc.ctx.command_path} --help'."
-    click.echo(f"error: {message}", err=True)
-
-
-class Misuse(click.ClickException):
-    """What was typed or configured can't be meant."""
-
-    exit_code = MISUSED
-
-
-def _address(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
-    """Checked, but as it was typed."""
-    try:
-        parse_address(value)
-    except ValueError as exc:
-        raise Misuse(str(exc)) from exc
-    return value
-
-
-def _addresses(
-    ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
-) -> tuple[str, ...]:
-    return tuple(_address(ctx, param, each) for each in values)
-
-
-def _number(_ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
-    """A whole number; of the cmdids, 0 is gtcp's own."""
-    least = 0 if param.name == "cmdid" else 1
-    if value is None:
-        return None
-    if value.isdecimal() and len(value) < 20 and least <= int(value) < 2**63:
-        return int(value)
-    raise click.BadParameter(f"expected a whole number >= {least}, got {value!r}.")
-
-
-def _seconds(_ctx: click.Context, param: click.Parameter, value: float) -> float:
-    if 0 < value < math.inf or (value == 0 and param.name == "interval"):
-        return value
-    raise click.BadParameter(f"expected seconds > 0, got {value}.")
-
-
-ADDRESS = click.argument("address", callback=_address)
-TIMEOUT = click.option(
-    "--timeout",
-    default=30.0,
-    show_default=True,
-    metavar="SECONDS",
-    callback=_seconds,
-    help="How long the call may take in all.",
-)
+def _drop_output() -> int:
+    """What is left in the buffer has nowhere to go, and Python would try once more at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return FAILED
 
 
 @click.group("gtcp", invoke_without_command=True)
@@ -128,7 +77,7 @@ def cli(ctx: click.Context) -> None:
     "--bind",
     metavar="ADDRESS",
     multiple=True,
-    callback=_addresses,
+    callback=options.addresses,
     help="Listen here; may be given several times. Port 0 takes a free one.",
 )
 @click.option("--workers", metavar="N", help="Processes; more than one are supervised by gunicorn.")
@@ -195,9 +144,9 @@ def serve(
 
 @cli.command()
 @ADDRESS
-@click.argument("cmdid", callback=_number)
-@click.argument("params", metavar="[PARAMS]", default="null")
-@TIMEOUT
+@CMDID
+@PARAMS
+@options.timeout(30.0, "How long the call may take in all.")
 @click.option("--raw", is_flag=True, help="Print the reply line as it came.")
 def call(address: str, cmdid: int, params: str, timeout: float, raw: bool) -> None:
     """Call a command and print its result as JSON.
@@ -210,23 +159,15 @@ def call(address: str, cmdid: int, params: str, timeout: float, raw: bool) -> No
       gtcp call 127.0.0.1 10000 '{"content": "Hello world!"}'
       gtcp call unix:/run/app.sock 10000 - < params.json
     """
-    value = _params(params)
-    with _failures_told():
+    value = read_params(params)
+    with failures_told():
         if raw:
             _print_raw_reply(address, cmdid, value, timeout)
         else:
             from gtcp.client.client import Client
 
             with Client(address, timeout=timeout) as client:
-                _print_json(client.call(cmdid, value))
-
-
-def _params(text: str) -> Any:
-    data = sys.stdin.buffer.read() if text == "-" else os.fsencode(text)
-    try:
-        return msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise Misuse(f"PARAMS: {exc}") from exc
+                print_json(client.call(cmdid, value))
 
 
 def _print_raw_reply(address: str, cmdid: int, params: Any, timeout: float) -> None:
@@ -250,7 +191,11 @@ def _print_raw_reply(address: str, cmdid: int, params: Any, timeout: float) -> N
 @cli.command()
 @ADDRESS
 @click.option(
-    "-c", "--count", metavar="N", callback=_number, help="How often; without it, until Ctrl-C."
+    "-c",
+    "--count",
+    metavar="N",
+    callback=options.number,
+    help="How often; without it, until Ctrl-C.",
 )
 @click.option(
     "-i",
@@ -258,17 +203,10 @@ def _print_raw_reply(address: str, cmdid: int, params: Any, timeout: float) -> N
     default=1.0,
     show_default=True,
     metavar="SECONDS",
-    callback=_seconds,
+    callback=options.seconds,
     help="From one ping to the next.",
 )
-@click.option(
-    "--timeout",
-    default=5.0,
-    show_default=True,
-    metavar="SECONDS",
-    callback=_seconds,
-    help="How long each may take.",
-)
+@options.timeout(5.0, "How long each may take.")
 def ping(address: str, count: int | None, interval: float, timeout: float) -> None:
     """Ask a server for a sign of life.
 
@@ -287,7 +225,7 @@ def ping(address: str, count: int | None, interval: float, timeout: float) -> No
 @cli.command()
 @ADDRESS
 @click.option("--json", "as_json", is_flag=True, help="Everything, with the JSON Schemas.")
-@TIMEOUT
+@options.timeout(30.0, "How long the call may take in all.")
 def commands(address: str, as_json: bool, timeout: float) -> None:
     """List the commands of a server.
 
@@ -296,9 +234,9 @@ def commands(address: str, as_json: bool, timeout: float) -> None:
     from gtcp.cli.listing import Row, table
     from gtcp.client.client import Client
 
-    with _failures_told(), Client(address, timeout=timeout) as client:
+    with failures_told(), Client(address, timeout=timeout) as client:
         if as_json:
-            _print_json(client.call(0, {"op": "commands"}))
+            print_json(client.call(0, {"op": "commands"}))
         else:
             rows = client.call(0, {"op": "commands"}, result=list[Row])
             click.echo("\n".join(table(rows)))
@@ -331,24 +269,3 @@ def _or_misuse(check: Any, value: Any) -> Any:
         return check(value)
     except ValueError as exc:
         raise Misuse(str(exc)) from exc
-
-
-@contextlib.contextmanager
-def _failures_told() -> Iterator[None]:
-    """What a call raises becomes a line that says whether it was executed."""
-    try:
-        yield
-    except GtcpError as exc:
-        data = ""
-        if isinstance(exc, RemoteError) and exc.data is not None:
-            data = f" {json.dumps(exc.data, ensure_ascii=False)}"
-        raise click.ClickException(f"{exc}{data} (executed: {exc.executed})") from exc
-    except ValueError as exc:  # params that can be read but not written: nothing was sent
-        raise Misuse(str(exc)) from exc
-
-
-def _print_json(value: Any) -> None:
-    """On several lines for a person, on one for a program."""
-    indent = 2 if sys.stdout.isatty() else None
-    text = json.dumps(value, ensure_ascii=False, indent=indent)
-    click.echo(text.encode())

@@ -40,8 +40,9 @@ def _connected(address: Address, timeout: float) -> socket.socket:
         if address.path:
             return _connected_unix(address.path, timeout)
         return socket.create_connection((address.host, address.port), timeout)
-    except OSError as exc:
-        raise ConnectError(f"can't connect to {address}: {exc.strerror or exc}") from exc
+    except (OSError, UnicodeError) as exc:  # UnicodeError: a name that can't be one
+        why = getattr(exc, "strerror", None) or exc
+        raise ConnectError(f"can't connect to {address}: {why}") from exc
 
 
 def _connected_unix(path: str, timeout: float) -> socket.socket:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-import socket
 import sys
 from collections.abc import Callable
 from typing import NoReturn, Protocol
@@ -20,8 +19,9 @@ import click
 import msgspec
 from gevent import monkey
 
-from gtcp.address import Address, parse
+from gtcp.address import parse
 from gtcp.cli.target import Target, TargetError, load
+from gtcp.server.listener import bind
 from gtcp.server.logger import SERVER, configure
 from gtcp.server.server import Server
 from gtcp.server.settings import Settings, SettingsError
@@ -118,25 +118,14 @@ def _serve_with_workers(target: Target, layers: Layers, *, reload: bool, patch: 
 def _check_addresses(settings: Settings) -> None:
     """Fail at once, with one line, where gunicorn would try for five seconds with a dozen.
 
-    Bound only, not listening: no client can meet these sockets.
+    gunicorn would also take a unix socket away from a server that listens on it.
     """
     if not os.environ.keys().isdisjoint(("GUNICORN_FD", "LISTEN_FDS")):
         return  # gunicorn is handed the listening sockets, after SIGUSR2 or by systemd
     for each in map(parse, settings.addresses):
-        if not each.path:
-            _check(each)
-
-
-def _check(address: Address) -> None:
-    try:
-        family, kind, proto, _, where = socket.getaddrinfo(
-            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        with socket.socket(family, kind, proto) as sock:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind(where)
-    except OSError as exc:
-        raise type(exc)(exc.errno, f"can't listen on {address}: {exc.strerror}") from exc
+        bind(each).close()
+        if each.path:
+            os.unlink(each.path)
 
 
 def _start_again(workers: int) -> NoReturn:

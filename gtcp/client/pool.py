@@ -27,7 +27,7 @@ from gtcp.client.connection import Connection
 from gtcp.client.retry import ClientClosed
 from gtcp.deadline import earliest
 from gtcp.errors import CallTimeout, ConnectError, GtcpError, PoolTimeout
-from gtcp.sockets import adopt, close_quietly, tune
+from gtcp.sockets import adopt, close_quietly, encoded, tune
 
 #: Seconds after which opening one more is tried again, when it failed and others are open.
 REOPEN_AFTER = 1.0
@@ -314,9 +314,7 @@ def _connected(address: Address) -> Any:
 
 def _resolved(host: str, port: int) -> list[Any]:
     """What ``getaddrinfo`` says; a numeric address is read here, not in gevent's thread pool."""
-    # Always bytes: Python would load its idna codec for any text, and in gevent's thread an
-    # error of the codec would be printed too.
-    name = host.encode("ascii" if host.isascii() else "idna")
+    name = encoded(host)
     try:
         return _socket.getaddrinfo(name, port, 0, socket.SOCK_STREAM, 0, socket.AI_NUMERICHOST)
     except OSError:

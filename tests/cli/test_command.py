@@ -227,7 +227,10 @@ def test_help_of_every_command_fits_a_terminal(command: str, typed: Any) -> None
         (["serve"], "TARGET"),
         (["serve", "app", "--wrokers", "2"], "--wrokers"),
         (["serve", "app", "more"], "more"),
-        (["serve", "app", "--workers", "two"], "--workers: expected an integer >= 1, got 'two'"),
+        (
+            ["serve", "app", "--workers", "two"],
+            "--workers: expected an integer from 1 to 1024, got 'two'",
+        ),
         (["serve", "app", "--workers", "0"], "--workers"),
         (["serve", "app", "--log-level", "loud"], "--log-level"),
         (["serve", "app", "--graceful-timeout", "-1"], "--graceful-timeout"),
