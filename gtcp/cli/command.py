@@ -32,7 +32,8 @@ def main() -> NoReturn:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     if sys.stdout is None:  # closed by whoever started us
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        with open(os.devnull, "w") as sys.stdout:
+            main()
     try:
         status = cli.main(prog_name="gtcp", standalone_mode=False)
         sys.stdout.flush()
