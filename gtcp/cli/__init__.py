@@ -1,5 +1,5 @@
-"""The ``gtcp`` command: ``command`` is what may be typed, the other modules what is done."""
+"""The ``gtcp`` command."""
 
-from gtcp.cli.command import main
+from gtcp.cli.entry import main
 
 __all__ = ["main"]

@@ -1,57 +1,21 @@
-"""The ``gtcp`` command.
+"""What may be typed: the subcommands, their arguments and their help.
 
-Mistakes in what was typed or configured end with status 2, failures with 1; both with one
-line on stderr. What a subcommand needs, it imports itself: ``gtcp call`` is to start at once.
+What a subcommand needs, it imports itself: ``gtcp call`` is to start at once.
 """
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from gtcp import __version__
-from gtcp.address import parse as parse_address
 from gtcp.cli import options
-from gtcp.cli.options import ADDRESS, CMDID, PARAMS, Misuse, read_params
-from gtcp.cli.output import complain, failures_told, print_json
+from gtcp.cli.options import ADDRESS, CMDID, FAILED, MISUSED, PARAMS, Misuse, read_params
+from gtcp.cli.output import failures_told, print_json
 
 if TYPE_CHECKING:
     from gtcp.server.settings import Settings
-
-FAILED, MISUSED = 1, 2
-
-
-def main() -> NoReturn:
-    """Run the command that was typed, and exit with its status."""
-    # Python's own handler would raise KeyboardInterrupt inside gevent's hub, which prints it.
-    # What has something to do at Ctrl-C sets a handler of its own.
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-    if sys.stdout is None:  # closed by whoever started us
-        with open(os.devnull, "w") as sys.stdout:
-            main()
-    try:
-        status = cli.main(prog_name="gtcp", standalone_mode=False)
-        sys.stdout.flush()
-    except click.ClickException as exc:
-        complain(exc)
-        status = exc.exit_code
-    except BrokenPipeError:  # whoever read our output (head, a pager) has seen enough
-        status = _drop_output()
-    except OSError as exc:
-        complain(click.ClickException(f"can't write the output: {exc.strerror or exc}"))
-        status = _drop_output()
-    sys.exit(status or 0)
-
-
-def _drop_output() -> int:
-    """What is left in the buffer has nowhere to go, and Python would try once more at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return FAILED
 
 
 @click.group("gtcp", invoke_without_command=True)
@@ -163,27 +127,14 @@ def call(address: str, cmdid: int, params: str, timeout: float, raw: bool) -> No
     value = read_params(params)
     with failures_told():
         if raw:
-            _print_raw_reply(address, cmdid, value, timeout)
+            from gtcp.cli.rawcall import print_reply_line
+
+            print_reply_line(address, cmdid, value, timeout)
         else:
             from gtcp.client.client import Client
 
             with Client(address, timeout=timeout) as client:
                 print_json(client.call(cmdid, value))
-
-
-def _print_raw_reply(address: str, cmdid: int, params: Any, timeout: float) -> None:
-    from gtcp.cli.rawcall import call_raw
-    from gtcp.client.connection import error_of
-    from gtcp.protocol import UNREADABLE, decode_reply
-
-    line = call_raw(parse_address(address), cmdid, params, timeout)
-    click.echo(line, nl=False)
-    try:
-        reply = decode_reply(line)
-    except UNREADABLE as exc:
-        raise click.ClickException(f"not a reply: {exc} (executed: maybe)") from exc
-    if reply.code != 0:
-        raise error_of(reply)
 
 
 # ping
@@ -195,7 +146,7 @@ def _print_raw_reply(address: str, cmdid: int, params: Any, timeout: float) -> N
     "-c",
     "--count",
     metavar="N",
-    callback=options.number,
+    callback=options.whole(1),
     help="How often; without it, until Ctrl-C.",
 )
 @click.option(
@@ -217,6 +168,91 @@ def ping(address: str, count: int | None, interval: float, timeout: float) -> No
     from gtcp.cli import ping as pinging
 
     if not pinging.ping(address, count=count, interval=interval, timeout=timeout):
+        raise SystemExit(FAILED)
+
+
+# bench
+
+
+@cli.command()
+@ADDRESS
+@CMDID
+@PARAMS
+@click.option(
+    "-c",
+    "--concurrency",
+    metavar="N",
+    callback=options.whole(1, 100_000),
+    help="Calls at the same time: 10 unless said; with --rate at most 1000 unless said.",
+)
+@click.option(
+    "-d",
+    "--duration",
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    callback=options.seconds,
+    help="For how long calls are begun.",
+)
+@click.option(
+    "-r",
+    "--rate",
+    type=float,
+    metavar="N",
+    callback=options.per_second,
+    help="Begin so many calls a second, answered or not.",
+)
+@click.option(
+    "--connections",
+    metavar="N",
+    callback=options.whole(1, 10_000),
+    help="Open so many; without it as few as will do.",
+)
+@options.timeout(30.0, "How long each call may take.")
+@click.option("--json", "as_json", is_flag=True, help="Sum up as JSON.")
+def bench(
+    address: str,
+    cmdid: int,
+    params: str,
+    concurrency: int | None,
+    duration: float,
+    rate: float | None,
+    connections: int | None,
+    timeout: float,
+    as_json: bool,
+) -> None:
+    """Call a command again and again, and tell how long it takes.
+
+    PARAMS is a JSON object, or - to read it from stdin; every call has the same.
+
+    Without --rate the next call is made when one is answered, which finds out how many calls a
+    second there can be. With --rate calls are made at fixed times, as by many callers who do not
+    know of each other, and latencies count from these times: which finds out how long callers
+    wait under that load, also while the server stalls.
+
+    Ctrl-C ends it early. The exit status is 1 when a call failed, or none was answered.
+
+    \b
+    Examples:
+      gtcp bench 127.0.0.1 10000 '{"content": "hi"}' --concurrency 64
+      gtcp bench 127.0.0.1 10000 '{"content": "hi"}' --rate 2000 --duration 60
+    """
+    value = read_params(params)
+    from gtcp.cli import bench as benching
+    from gtcp.cli.load import Plan
+
+    plan = Plan(
+        cmdid=cmdid,
+        params=value,
+        concurrency=concurrency or (10 if rate is None else 1000),
+        seconds=duration,
+        rate=rate,
+    )
+    with failures_told():
+        well = benching.bench(
+            address, plan, connections=connections, timeout=timeout, as_json=as_json
+        )
+    if not well:
         raise SystemExit(FAILED)
 
 

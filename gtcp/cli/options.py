@@ -13,13 +13,16 @@ import msgspec
 
 from gtcp.address import parse
 
+#: What the command exits with.
+FAILED, MISUSED = 1, 2
+
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
 class Misuse(click.ClickException):
     """What was typed or configured can't be meant."""
 
-    exit_code = 2
+    exit_code = MISUSED
 
 
 def address(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
@@ -38,14 +41,18 @@ def addresses(
     return tuple(address(ctx, param, each) for each in values)
 
 
-def number(_ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
-    """A whole number; of the cmdids, 0 is gtcp's own."""
-    least = 0 if param.name == "cmdid" else 1
-    if value is None:
-        return None
-    if value.isdecimal() and len(value) < 20 and least <= int(value) < 2**63:
-        return int(value)
-    raise click.BadParameter(f"expected a whole number >= {least}, got {value!r}.")
+def whole(least: int, most: int | None = None) -> Callable[..., int | None]:
+    """The check of a whole number; what was not given stays None."""
+
+    def check(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | None:
+        if value is None:
+            return None
+        if value.isdecimal() and len(value) < 20 and least <= int(value) <= (most or 2**63 - 1):
+            return int(value)
+        span = f">= {least}" if most is None else f"from {least} to {most}"
+        raise click.BadParameter(f"expected a whole number {span}, got {value!r}.")
+
+    return check
 
 
 def seconds(_ctx: click.Context, param: click.Parameter, value: float) -> float:
@@ -53,6 +60,13 @@ def seconds(_ctx: click.Context, param: click.Parameter, value: float) -> float:
     if 0 < value < math.inf or (value == 0 and param.name == "interval"):
         return value
     raise click.BadParameter(f"expected seconds > 0, got {value}.")
+
+
+def per_second(_ctx: click.Context, _param: click.Parameter, value: float | None) -> float | None:
+    """How often; what was not given stays None."""
+    if value is None or 0 < value <= 1_000_000:
+        return value
+    raise click.BadParameter(f"expected more than 0 and at most a million, got {value}.")
 
 
 def read_params(text: str) -> Any:
@@ -79,7 +93,7 @@ def _stdin() -> bytes:
 
 
 ADDRESS = click.argument("address", callback=address)
-CMDID = click.argument("cmdid", callback=number)
+CMDID = click.argument("cmdid", callback=whole(0))
 PARAMS = click.argument("params", metavar="[PARAMS]", default="null")
 
 

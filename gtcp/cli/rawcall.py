@@ -5,12 +5,32 @@ from __future__ import annotations
 import socket
 from time import monotonic
 
-from gtcp.address import Address
+import click
+
+from gtcp.address import Address, parse
+from gtcp.client.connection import error_of
 from gtcp.client.pool import Options
 from gtcp.errors import CallTimeout, ConnectError, ConnectionLost, ProtocolError
-from gtcp.protocol import LineBuffer, Outgoing, encode_request
+from gtcp.protocol import UNREADABLE, LineBuffer, Outgoing, decode_reply, encode_request
 
 RECV_BYTES = 65536
+
+
+def print_reply_line(address: str, cmdid: int, params: object, timeout: float) -> None:
+    """Call, and print the reply's line.
+
+    Raises:
+        ClickException: it is no reply.
+        RemoteError: it is an error; and what ``call_raw`` raises.
+    """
+    line = call_raw(parse(address), cmdid, params, timeout)
+    click.echo(line, nl=False)
+    try:
+        reply = decode_reply(line)
+    except UNREADABLE as exc:
+        raise click.ClickException(f"not a reply: {exc} (executed: maybe)") from exc
+    if reply.code != 0:
+        raise error_of(reply)
 
 
 def call_raw(address: Address, cmdid: int, params: object, timeout: float) -> bytes:

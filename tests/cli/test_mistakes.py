@@ -13,6 +13,8 @@ import pytest
 import gtcp
 from tests.cli.processes import COMMAND, free_address, only_line, peer, run, served
 
+SUBCOMMANDS = ("serve", "call", "ping", "bench", "commands", "demo")
+
 # What was typed
 
 
@@ -23,10 +25,12 @@ def test_version_is_the_packages(typed: Any) -> None:
 def test_without_a_command_help_goes_to_stderr(typed: Any) -> None:
     status, out, err = typed()
     assert (status, out) == (2, "")
-    assert all(f"  {name} " in err for name in ("serve", "call", "ping", "commands", "demo"))
+    assert all(
+        f"  {name} " in err for name in ("serve", "call", "ping", "bench", "commands", "demo")
+    )
 
 
-@pytest.mark.parametrize("command", ["serve", "call", "ping", "commands", "demo"])
+@pytest.mark.parametrize("command", SUBCOMMANDS)
 def test_help_of_every_command_fits_a_terminal(command: str, typed: Any) -> None:
     status, out, err = typed(command, "--help")
     assert (status, err) == (0, "")
