@@ -5,6 +5,8 @@ What a subcommand needs, it imports itself: ``gtcp call`` is to start at once.
 
 from __future__ import annotations
 
+import atexit
+import gc
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -125,6 +127,8 @@ def call(address: str, cmdid: int, params: str, timeout: float, raw: bool) -> No
       gtcp call unix:/run/app.sock 10000 - < params.json
     """
     value = read_params(params)
+    # At its end Python would search all that was imported for cycles: 18 ms of about 50.
+    atexit.register(gc.freeze)
     with failures_told():
         if raw:
             from gtcp.cli.rawcall import print_reply_line
