@@ -247,7 +247,7 @@ def test_nobody_listens_is_one_line(command: list[str], typed: Any) -> None:
         ("unix:nowhere/sock", "No such file or directory"),
         ("unix:app.py", "a file is there that is no socket"),
         ("unix:" + "x" * 120, "AF_UNIX path too long"),
-        ("\N{LATIN SMALL LETTER U WITH DIAERESIS}..b:1", "label empty or too long"),
+        ("\N{LATIN SMALL LETTER U WITH DIAERESIS}..b:1", "label empty"),
         ("192.0.2.1:1", "Cannot assign requested address"),
     ],
 )
