@@ -1,6 +1,12 @@
-"""gtcp: the synchronous RPC where the deadline is real and no call is lost."""
+"""gtcp: the synchronous RPC where the deadline is real and no call is lost.
 
-from gtcp.client.client import Client
+The client and the server are imported when they are first used: who only calls does not load
+the server, nor the other way round.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from gtcp.deadline import deadline, spawn
 from gtcp.errors import (
     CallTimeout,
@@ -15,10 +21,13 @@ from gtcp.errors import (
     RemoteTimeout,
 )
 from gtcp.protocol import Request
-from gtcp.server.handler import BaseHandler, Commands
-from gtcp.server.logger import BaseLogger
-from gtcp.server.server import Server
-from gtcp.server.settings import Settings, SettingsError
+
+if TYPE_CHECKING:
+    from gtcp.client.client import Client
+    from gtcp.server.handler import BaseHandler, Commands
+    from gtcp.server.logger import BaseLogger
+    from gtcp.server.server import Server
+    from gtcp.server.settings import Settings, SettingsError
 
 __version__ = "0.1.0"
 
@@ -44,3 +53,26 @@ __all__ = [
     "deadline",
     "spawn",
 ]
+
+#: Where the names are that are imported when they are first used.
+_HOMES = {
+    "BaseHandler": "gtcp.server.handler",
+    "BaseLogger": "gtcp.server.logger",
+    "Client": "gtcp.client.client",
+    "Commands": "gtcp.server.handler",
+    "Server": "gtcp.server.server",
+    "Settings": "gtcp.server.settings",
+    "SettingsError": "gtcp.server.settings",
+}
+
+if not TYPE_CHECKING:  # a type checker that saw it would take every misspelt name
+
+    def __getattr__(name: str) -> object:
+        if name not in _HOMES:
+            raise AttributeError(f"module 'gtcp' has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -35,17 +35,38 @@ def parse(text: str, default_port: int = DEFAULT_PORT) -> Address:
         return Address(path=text[5:])
     if text.startswith("["):
         host, bracket, rest = text[1:].partition("]")
-        if not bracket or ":" not in host or rest[:1] not in ("", ":"):
-            raise _wrong(text)
-        port = rest[1:] if rest else str(default_port)
+        colon, port = rest[:1], rest[1:]
+        right = bracket and colon in ("", ":") and _is_ipv6(host)
     elif text.count(":") > 1:  # a bare IPv6 address has no room for a port
-        host, port = text, str(default_port)
+        host, colon, port = text, "", ""
+        right = _is_ipv6(host)
     else:
         host, colon, port = text.partition(":")
-        port = port if colon else str(default_port)
-    if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        right = _may_be_host(host)
+    if not right:
         raise _wrong(text)
-    return Address(host, int(port))
+    return Address(host, _port(text, port) if colon else default_port)
+
+
+def _is_ipv6(host: str) -> bool:
+    from ipaddress import IPv6Address  # here: few addresses need it, every program would load it
+
+    try:
+        IPv6Address(host)
+    except ValueError:
+        return False
+    return _may_be_host(host)  # the zone after % may be any text
+
+
+def _may_be_host(host: str) -> bool:
+    """Whether it is worth asking for: no URL, nothing with blanks in it."""
+    return host.isprintable() and bool(host) and not set(host) & set(" /[]")
+
+
+def _port(text: str, port: str) -> int:
+    if not port.isascii() or not port.isdigit() or len(port) > 5 or int(port) > 65535:
+        raise _wrong(text, "; a port is a number from 0 to 65535")
+    return int(port)
 
 
 def of_peer(name: object) -> str:
@@ -60,7 +81,7 @@ def host_of(peer: str) -> str:
     return peer.rpartition(":")[0]
 
 
-def _wrong(text: str) -> ValueError:
+def _wrong(text: str, more: str = "") -> ValueError:
     return ValueError(
-        f"{text!r} is not an address: expected host, host:port, [v6]:port or unix:/path"
+        f"{text!r} is not an address: expected host, host:port, [v6]:port or unix:/path{more}"
     )

@@ -8,12 +8,34 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import sys
+from importlib import import_module
 from typing import Any
 
-from gevent import monkey
 
-#: The system's socket class, whether or not gevent has patched the module.
-System: type[socket.socket] = monkey.get_original("socket", "socket")
+def original(module: str, name: str) -> Any:
+    """What a module of the standard library has of its own, whether or not it is patched.
+
+    As ``gevent.monkey.get_original``, which is not imported for it: where nobody else has
+    done so nothing is patched, and it would bring the whole of ``logging`` along.
+    """
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey is None:
+        return getattr(import_module(module), name)
+    return monkey.get_original(module, name)
+
+
+System: type[socket.socket] = original("socket", "socket")
+
+
+def encoded(host: str) -> bytes:
+    """A host as ``getaddrinfo`` takes it. Raises UnicodeError: it can be no name.
+
+    Of text Python would make bytes itself: it would load its idna codec for any, and where that
+    happens in gevent's thread pool, an error would be printed too.
+    """
+    return host.encode("ascii" if host.isascii() else "idna")
+
 
 #: libev's event masks, for ``loop.io``.
 READ, WRITE = 1, 2

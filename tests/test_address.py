@@ -28,12 +28,21 @@ def test_is_read_as_users_write_it(text, expected):
     [
         *("", ":", ":80", "host:", "host:port", "host:-1", "host:65536", "host:1_0"),
         *("host:\u0663", "host: 80", "unix:", "[::1", "[::1]80", "[::1]:", "[host]:80", "[]"),
+        *("http://host:80", "http://host", "a:b:c", "::g", "1:2:3", ":::", "[::g]:80", "[1:2]"),
+        *("::1%", "::1%a/b", "my host", "host\n", "host/path", "host:99999", "host:" + "9" * 5000),
     ],
 )
 def test_what_is_none_is_refused_by_its_name(text):
     with pytest.raises(ValueError, match="is not an address: expected host") as refused:
         parse(text)
     assert repr(text) in str(refused.value)
+    assert str(refused.value).isprintable()
+
+
+def test_a_wrong_port_is_named_as_what_is_wrong():
+    for text in ("host:99999", "host:", "[::1]:http"):
+        with pytest.raises(ValueError, match="a port is a number from 0 to 65535"):
+            parse(text)
 
 
 @pytest.mark.parametrize("text", ["host:1", "[::1]:1", "unix:/a", "127.0.0.1:8889"])

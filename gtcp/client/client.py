@@ -14,13 +14,13 @@ from typing import Any, Final, TypeVar, overload
 
 import msgspec
 
-from gtcp import deadline as deadlines
 from gtcp.address import parse
 from gtcp.client.connection import Connection, error_of
 from gtcp.client.pool import Options, Pool
 from gtcp.client.pools import Pools, never_return
 from gtcp.client.retry import Retry
 from gtcp.client.stream import Item, Outcome, Stream
+from gtcp.deadline import current
 from gtcp.errors import ConnectError, ConnectionLost, Executed, GtcpError, ProtocolError
 from gtcp.protocol import GOING_AWAY, Outgoing, Reply, encode_request
 
@@ -249,7 +249,7 @@ class Client:
     def _deadline(self, timeout: float | _Default | None, detach: bool) -> float | None:
         seconds = self._timeout if isinstance(timeout, _Default) else _checked(timeout)
         own = None if seconds is None else monotonic() + seconds
-        inherited = None if detach else deadlines.current()
+        inherited = None if detach else current()
         if inherited is None:
             return own
         return inherited if own is None else min(own, inherited)

@@ -55,6 +55,9 @@ RECV_BYTES = 262_144
 #: How deep a reply may nest: it guards the decoder, the server has its own, lower limit.
 MAX_REPLY_DEPTH = 500
 
+#: Of what a peer says that does not speak gtcp, so much is told.
+MAX_SHOWN_BYTES = 40
+
 #: Seconds after which an idle connection is looked at before it is used again.
 STALE_AFTER = 0.001
 
@@ -454,7 +457,7 @@ class Connection:
             try:
                 replies.append(_read_reply(line))
             except UNREADABLE as exc:
-                error = f"not a reply: {exc}"
+                error = _not_a_reply(line, exc)
                 break
         self._deliver(replies)
         if error:
@@ -499,6 +502,14 @@ class Connection:
             return error
 
         self._end(outcome)
+
+
+def _not_a_reply(line: bytes, exc: Exception) -> str:
+    """What is wrong with a line. Shown is only what can't be a reply: no application's data."""
+    if line.startswith(b"{"):
+        return f"not a reply: {exc}"
+    start = ascii(line[:MAX_SHOWN_BYTES].rstrip().decode("latin-1"))
+    return f"not a gtcp server: it says {start}"
 
 
 def _read_reply(line: bytes) -> Reply:

@@ -11,6 +11,7 @@ that is being killed is passed on.
 
 from __future__ import annotations
 
+import _socket
 import socket
 from collections import deque
 from time import monotonic
@@ -26,7 +27,7 @@ from gtcp.client.connection import Connection
 from gtcp.client.retry import ClientClosed
 from gtcp.deadline import earliest
 from gtcp.errors import CallTimeout, ConnectError, GtcpError, PoolTimeout
-from gtcp.sockets import adopt, close_quietly, tune
+from gtcp.sockets import adopt, close_quietly, encoded, tune
 
 #: Seconds after which opening one more is tried again, when it failed and others are open.
 REOPEN_AFTER = 1.0
@@ -303,14 +304,21 @@ def _connected(address: Address) -> Any:
     if address.path:
         return _connect_one(socket.AF_UNIX, address.path)
     error: OSError | None = None
-    host = address.host.encode("idna")  # in gevent's thread an error would be printed too
-    found = gevent_socket.getaddrinfo(host, address.port, type=socket.SOCK_STREAM)
-    for family, _kind, _proto, _name, where in found:
+    for family, _kind, _proto, _name, where in _resolved(address.host, address.port):
         try:
             return _connect_one(family, where)
         except OSError as exc:
             error = exc
     raise error or OSError("the name has no addresses")
+
+
+def _resolved(host: str, port: int) -> list[Any]:
+    """What ``getaddrinfo`` says; a numeric address is read here, not in gevent's thread pool."""
+    name = encoded(host)
+    try:
+        return _socket.getaddrinfo(name, port, 0, socket.SOCK_STREAM, 0, socket.AI_NUMERICHOST)
+    except OSError:
+        return gevent_socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
 
 
 def _connect_one(family: int, where: Any) -> Any:

@@ -9,24 +9,24 @@ the wire and starts anew.
 from __future__ import annotations
 
 import os
-import threading
 import weakref
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 import gevent
-from gevent import get_hub, monkey
+from gevent import get_hub
 from gevent.hub import set_hub  # type: ignore[attr-defined]
 from greenlet import getcurrent
 
 from gtcp.client.pool import CLOSED, Pool
 from gtcp.client.retry import ClientClosed
+from gtcp.sockets import original
 
 #: The system's own, whether or not gevent has patched the modules: threads are meant here.
-_SystemLocal: type[threading.local] = monkey.get_original("threading", "local")
-_new_lock: Callable[[], Any] = monkey.get_original("_thread", "allocate_lock")
-_thread_ident: Callable[[], int] = monkey.get_original("_thread", "get_ident")
+_SystemLocal: type[Any] = original("_thread", "_local")
+_new_lock: Callable[[], Any] = original("_thread", "allocate_lock")
+_thread_ident: Callable[[], int] = original("_thread", "get_ident")
 
 
 class Pools:
@@ -137,7 +137,7 @@ class _Thread:
         weakref.finalize(self, _thread_ended, self.used, os.getpid()).atexit = False
 
 
-class _Locals(_SystemLocal):  # type: ignore[misc,valid-type]
+class _Locals(_SystemLocal):  # type: ignore[misc]
     """Where an OS thread keeps it."""
 
     thread: _Thread

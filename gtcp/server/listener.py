@@ -14,7 +14,7 @@ from gevent import get_hub, spawn
 
 from gtcp.address import Address
 from gtcp.server.logger import SERVER
-from gtcp.sockets import READ, System, adopt
+from gtcp.sockets import READ, System, adopt, encoded
 
 log = logging.getLogger(SERVER)
 
@@ -28,7 +28,19 @@ PAUSE = 0.5
 
 
 def listen(address: Address, backlog: int) -> socket.socket:
-    """A listening socket on this address.
+    """A listening socket on this address; for the rest as ``bind``."""
+    sock = bind(address)
+    try:
+        sock.setblocking(False)
+        sock.listen(backlog)
+    except OSError as exc:
+        sock.close()
+        raise _cannot(address, exc) from exc
+    return sock
+
+
+def bind(address: Address) -> socket.socket:
+    """A socket that has this address but does not listen yet, so that nobody can connect.
 
     A file left behind by a unix socket nobody listens on any more is replaced.
 
@@ -36,14 +48,20 @@ def listen(address: Address, backlog: int) -> socket.socket:
         OSError: in use, not permitted, or no such host; the message names the address.
     """
     try:
-        return _unix(address, backlog) if address.path else _tcp(address, backlog)
-    except OSError as exc:
-        raise type(exc)(exc.errno, f"can't listen on {address}: {exc.strerror or exc}") from exc
+        return _unix(address.path) if address.path else _tcp(address)
+    except (OSError, UnicodeError) as exc:
+        raise _cannot(address, exc) from exc
 
 
-def _tcp(address: Address, backlog: int) -> socket.socket:
+def _cannot(address: Address, exc: Exception) -> OSError:
+    kind = type(exc) if isinstance(exc, OSError) else OSError
+    why = getattr(exc, "strerror", None) or exc
+    return kind(getattr(exc, "errno", errno.EINVAL), f"can't listen on {address}: {why}")
+
+
+def _tcp(address: Address) -> socket.socket:
     family, kind, proto, _name, where = socket.getaddrinfo(
-        address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        encoded(address.host), address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
     sock = System(family, kind, proto)
     try:
@@ -51,32 +69,28 @@ def _tcp(address: Address, backlog: int) -> socket.socket:
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(where)
-        return _listening(sock, backlog)
     except OSError:
         sock.close()
         raise
+    return sock
 
 
-def _unix(address: Address, backlog: int) -> socket.socket:
-    _remove_stale(address.path)
+def _unix(path: str) -> socket.socket:
+    _remove_stale(path)
     sock = System(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        sock.bind(address.path)
-        return _listening(sock, backlog)
+        sock.bind(path)
     except OSError:
         sock.close()
         raise
-
-
-def _listening(sock: socket.socket, backlog: int) -> socket.socket:
-    sock.setblocking(False)
-    sock.listen(backlog)
     return sock
 
 
 def _remove_stale(path: str) -> None:
-    if not (os.path.exists(path) and stat.S_ISSOCK(os.stat(path).st_mode)):
+    if not os.path.exists(path):
         return
+    if not stat.S_ISSOCK(os.stat(path).st_mode):
+        raise FileExistsError(errno.EEXIST, "a file is there that is no socket")
     with System(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)  # where somebody listens but does not accept, it would wait
         try:

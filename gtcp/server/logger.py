@@ -111,6 +111,17 @@ def configure(level: str = "info") -> None:
     logger.propagate = False
     if not any(isinstance(handler, _ConsoleHandler) for handler in logger.handlers):
         logger.addHandler(_with_format(_ConsoleHandler(), CONSOLE_FORMAT))
+    show_access_log()
+
+
+def show_access_log() -> None:
+    """Let access lines through at any level: it is a setting that turns them on and off.
+
+    An application that has given their logger a level is not overruled.
+    """
+    logger = logging.getLogger(ACCESS)
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.INFO)
 
 
 class BaseLogger:

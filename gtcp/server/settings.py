@@ -151,7 +151,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         _addresses("full addresses to listen on; when given, host and port are not looked at"),
     ] = ()
     workers: Annotated[
-        int, _integer(1, None, "processes; more than one are supervised by gunicorn")
+        int, _integer(1, 1024, "processes; more than one are supervised by gunicorn")
     ] = 1
     backlog: Annotated[
         int, _integer(1, 65535, "connections the kernel may hold that are not accepted yet")

@@ -36,7 +36,7 @@ from gunicorn.errors import AppImportError, HaltServer
 from gunicorn.workers.base import Worker
 
 from gtcp.address import of_peer
-from gtcp.server.logger import ACCESS, SERVER, EscapingFormatter
+from gtcp.server.logger import ACCESS, SERVER, EscapingFormatter, show_access_log
 from gtcp.server.server import CUT_SECONDS, Server
 from gtcp.server.settings import Settings
 from gtcp.sockets import adopt
@@ -139,7 +139,10 @@ class GtcpWorker(Worker):
         except Exception:
             self.booted = False  # or gunicorn would try again for ever
             raise
-        log.info("%s", self.server.describe())
+        self._say_ready(self.server)
+
+    def _say_ready(self, server: Server) -> None:
+        log.info("%s", server.describe())
 
     def _settings(self, own: Settings) -> Settings:
         """The application's settings, but for what gunicorn is told."""
@@ -235,6 +238,7 @@ class _Forward(logging.Handler):
 def _connect_logs() -> None:
     """Let gtcp's loggers write where gunicorn's do, unless the application has set them up."""
     _forward("gtcp", GUNICORN_ERROR, "%(name)s: %(message)s")
+    show_access_log()
     if GUNICORN_ACCESS.handlers:
         _forward(ACCESS, GUNICORN_ACCESS, "%(asctime)s %(message)s")
 
@@ -256,6 +260,7 @@ def serve(
     load: Callable[[], Server],
     settings: Settings,
     *,
+    commands: int,
     reload: bool = False,
     patch: bool = True,
     timeout: int = 30,
@@ -272,6 +277,7 @@ def serve(
             its message and no traceback.
         settings: what concerns all workers: ``addresses``, ``workers``, ``backlog``,
             ``graceful_timeout``, ``log_level``.
+        commands: how many the server has, for the line on stderr that says what listens where.
         reload: start the workers anew when a file of the application changes.
         patch: whether the workers patch the standard library for gevent.
         timeout: seconds after which a worker that does not respond is killed.
@@ -279,7 +285,9 @@ def serve(
     Raises:
         SystemExit: at the end; 0 after a drain.
     """
-    _Application(load, _configuration(settings, reload=reload, timeout=timeout), patch).run()
+    configuration = _configuration(settings, reload=reload, timeout=timeout)
+    configuration["when_ready"] = lambda arbiter: _announce(arbiter, commands)
+    _Application(load, configuration, patch).run()
 
 
 def _configuration(settings: Settings, *, reload: bool, timeout: int) -> dict[str, Any]:
@@ -293,18 +301,22 @@ def _configuration(settings: Settings, *, reload: bool, timeout: int) -> dict[st
         "timeout": timeout,
         "reload": reload,
         "worker_class": _ServeWorker,
-        "when_ready": _announce,
         "default_proc_name": "gtcp",
         "umask": _umask(),  # gunicorn's own would open unix sockets to everybody
         "control_socket_disable": True,
     }
 
 
-def _announce(arbiter: Any) -> None:
+def _announce(arbiter: Any, commands: int) -> None:
+    """What listens where; not a log line, it is there at any level. Connections are taken now."""
     where = ", ".join(_name(each) for each in arbiter.LISTENERS)
-    count = arbiter.num_workers
-    workers = "1 worker" if count == 1 else f"{count} workers"
-    arbiter.log.info("gtcp: listening on %s, %s, pid %d", where, workers, arbiter.pid)
+    parts = [where, _counted(commands, "command"), _counted(arbiter.num_workers, "worker")]
+    sys.stderr.write(f"gtcp: listening on {', '.join(parts)}, pid {arbiter.pid}\n")
+    sys.stderr.flush()
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _name(listener: Any) -> str:
@@ -382,3 +394,7 @@ class _ServeWorker(GtcpWorker):
 
     def _settings(self, own: Settings) -> Settings:
         return own
+
+    def _say_ready(self, server: Server) -> None:
+        """The master has said where."""
+        log.info("worker is ready, pid %d", self.pid)

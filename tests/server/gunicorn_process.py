@@ -55,7 +55,8 @@ class Supervised:
 
     def address(self, workers: int = 1) -> str:
         """The first address where it listens, as soon as so many workers serve there."""
-        self.wait_for("gtcp.server: gtcp: listening on", workers)
+        serving = re.compile(r"gtcp\.server: (gtcp: listening on|worker is ready)")
+        self.until(lambda: len(serving.findall(self.log)) >= workers)
         found = re.search(r"Listening at: (?:http://)?([^ ,]+)", self.log)
         assert found is not None
         return found[1]

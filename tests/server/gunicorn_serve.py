@@ -12,4 +12,4 @@ from gtcp.server.worker import serve
 if __name__ == "__main__":
     address, workers, name, *flags = sys.argv[1:]
     settings = Settings(bind=(address,), workers=int(workers))
-    serve(loader(name), settings, patch="--no-patch" not in flags)
+    serve(loader(name), settings, commands=7, patch="--no-patch" not in flags)

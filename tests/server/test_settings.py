@@ -90,8 +90,8 @@ def test_a_copy_is_checked_too():
         ("bind", "a:1", "addresses such as 127.0.0.1:8889, [::1]:8889 or unix:/path"),
         ("bind", ("a:b",), "addresses such as 127.0.0.1:8889, [::1]:8889 or unix:/path"),
         ("bind", ("unix:",), "addresses such as 127.0.0.1:8889, [::1]:8889 or unix:/path"),
-        ("workers", 0, "an integer >= 1"),
-        ("workers", None, "an integer >= 1"),
+        ("workers", 0, "an integer from 1 to 1024"),
+        ("workers", None, "an integer from 1 to 1024"),
         ("backlog", 65536, "an integer from 1 to 65535"),
         ("graceful_timeout", -0.1, "seconds >= 0"),
         ("graceful_timeout", None, "seconds >= 0"),
@@ -242,7 +242,7 @@ def test_a_setting_like_no_other_is_refused_without_a_suggestion(toml):
     [
         ("port = '8889'", "port: expected an integer from 0 to 65535, got '8889'"),
         ("idle_timeout = -1", "idle_timeout: expected seconds > 0 or none, got -1"),
-        ("workers = 'none'", "workers: expected an integer >= 1, got 'none'"),
+        ("workers = 'none'", "workers: expected an integer from 1 to 1024, got 'none'"),
         ("gtcp = 1", "unknown setting 'gtcp'"),
     ],
 )

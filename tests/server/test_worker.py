@@ -410,7 +410,9 @@ def test_serve_says_where_it_listens_and_serves_there(serve: Start):
     master = serve()
     address = master.address()
     calls_until(address, lambda pids: len(pids) == 2)
-    assert f"gtcp: listening on {address}, 2 workers, pid {master.process.pid}" in master.log
+    said = f"gtcp: listening on {address}, 7 commands, 2 workers, pid {master.process.pid}"
+    assert master.log.splitlines().count(said) == 1
+    assert master.log.count("gtcp: listening on") == 1
     master.send(signal.SIGTERM)
     assert master.end() == 0
 

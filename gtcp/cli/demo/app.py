@@ -1,4 +1,4 @@
-"""The sample commands; such a file is all a server needs: ``gtcp serve gtcp.demo.app``."""
+"""The sample commands; such a file is all a server needs: ``gtcp serve gtcp.cli.demo.app``."""
 
 import time
 

@@ -18,8 +18,8 @@ from gevent.server import StreamServer
 from gevent.socket import create_connection
 
 from gtcp.address import parse
-from gtcp.demo import tour
-from gtcp.demo.relay import Relay
+from gtcp.cli.demo import tour
+from gtcp.cli.demo.relay import Relay
 from tests.helpers import PATIENCE, Line, eventually
 
 COMMAND = [sys.executable, "-W", "error", "-m", "gtcp", "demo"]

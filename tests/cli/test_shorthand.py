@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gtcp.shorthand import shorthand
+from gtcp.cli.shorthand import shorthand
 
 
 class Point(msgspec.Struct):

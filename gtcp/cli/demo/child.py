@@ -9,7 +9,7 @@ import os  # noqa: E402
 
 from gevent.socket import wait_read  # noqa: E402
 
-from gtcp.demo.app import server  # noqa: E402
+from gtcp.cli.demo.app import server  # noqa: E402
 from gtcp.server.settings import Settings  # noqa: E402
 
 STDIN, STDOUT = 0, 1

@@ -5,12 +5,32 @@ from __future__ import annotations
 import socket
 from time import monotonic
 
-from gtcp.address import Address
+import click
+
+from gtcp.address import Address, parse
+from gtcp.client.connection import error_of
 from gtcp.client.pool import Options
 from gtcp.errors import CallTimeout, ConnectError, ConnectionLost, ProtocolError
-from gtcp.protocol import LineBuffer, Outgoing, encode_request
+from gtcp.protocol import UNREADABLE, LineBuffer, Outgoing, decode_reply, encode_request
 
 RECV_BYTES = 65536
+
+
+def print_reply_line(address: str, cmdid: int, params: object, timeout: float) -> None:
+    """Call, and print the reply's line.
+
+    Raises:
+        ClickException: it is no reply.
+        RemoteError: it is an error; and what ``call_raw`` raises.
+    """
+    line = call_raw(parse(address), cmdid, params, timeout)
+    click.echo(line, nl=False)
+    try:
+        reply = decode_reply(line)
+    except UNREADABLE as exc:
+        raise click.ClickException(f"not a reply: {exc} (executed: maybe)") from exc
+    if reply.code != 0:
+        raise error_of(reply)
 
 
 def call_raw(address: Address, cmdid: int, params: object, timeout: float) -> bytes:
@@ -40,8 +60,9 @@ def _connected(address: Address, timeout: float) -> socket.socket:
         if address.path:
             return _connected_unix(address.path, timeout)
         return socket.create_connection((address.host, address.port), timeout)
-    except OSError as exc:
-        raise ConnectError(f"can't connect to {address}: {exc.strerror or exc}") from exc
+    except (OSError, UnicodeError) as exc:  # UnicodeError: a name that can't be one
+        why = getattr(exc, "strerror", None) or exc
+        raise ConnectError(f"can't connect to {address}: {why}") from exc
 
 
 def _connected_unix(path: str, timeout: float) -> socket.socket:

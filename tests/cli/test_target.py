@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import gtcp
-from gtcp.target import Target, TargetError, load, parse
+from gtcp.cli.target import Target, TargetError, load, parse
 
 
 @pytest.fixture(autouse=True)

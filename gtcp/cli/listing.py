@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
+from gtcp.cli.shorthand import shorthand
 from gtcp.server.logger import escape
-from gtcp.shorthand import shorthand
 
 #: Characters that a type may take.
 TYPE_WIDTH = 48

@@ -20,9 +20,9 @@ from gevent.event import Event
 from gevent.socket import wait_read
 
 from gtcp.address import parse
+from gtcp.cli.demo import app
+from gtcp.cli.demo.relay import Relay
 from gtcp.client.client import Client
-from gtcp.demo import app
-from gtcp.demo.relay import Relay
 from gtcp.errors import GtcpError
 
 #: Calls at once, and how long the handler of each sleeps, seconds.
@@ -94,7 +94,7 @@ def _server() -> Iterator[tuple[subprocess.Popen[str], str]]:
     It has a session of its own, so that Ctrl-C reaches this process alone.
     """
     child = subprocess.Popen(
-        [sys.executable, "-m", "gtcp.demo.child"],
+        [sys.executable, "-m", "gtcp.cli.demo.child"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

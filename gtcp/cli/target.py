@@ -86,6 +86,8 @@ def _import_file(path: str) -> ModuleType:
     """Import a file as the module of its name, as if its directory were the current one."""
     full = os.path.realpath(path)
     name = os.path.basename(full).removesuffix(".py")
+    if os.path.isdir(full):
+        raise TargetError(f"{path} is a directory: give the file in it, or a module's name")
     if not os.path.isfile(full):
         raise TargetError(f"no such file: {path}")
     if name in sys.modules:

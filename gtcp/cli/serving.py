@@ -11,7 +11,6 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-import socket
 import sys
 from collections.abc import Callable
 from typing import NoReturn, Protocol
@@ -20,11 +19,12 @@ import click
 import msgspec
 from gevent import monkey
 
-from gtcp.address import Address, parse
+from gtcp.address import parse
+from gtcp.cli.target import Target, TargetError, load
+from gtcp.server.listener import bind
 from gtcp.server.logger import SERVER, configure
 from gtcp.server.server import Server
 from gtcp.server.settings import Settings, SettingsError
-from gtcp.target import Target, TargetError, load
 
 
 class Layers(Protocol):
@@ -97,7 +97,8 @@ def _announce(server: Server) -> None:
 def _serve_with_workers(target: Target, layers: Layers, *, reload: bool, patch: bool) -> None:
     if importlib.util.find_spec("gunicorn") is None:
         raise GunicornMissing("--workers and --reload need gunicorn: pip install 'gtcp[gunicorn]'")
-    settings = layers(_own_settings(target, patch=patch))
+    found = _ask_child(target, patch=patch)
+    settings = layers(found.settings)
     _check_addresses(settings)
     from gtcp.server.worker import AppImportError, serve
 
@@ -111,31 +112,20 @@ def _serve_with_workers(target: Target, layers: Layers, *, reload: bool, patch: 
             raise AppImportError(str(exc)) from exc
         return server
 
-    serve(load_in_worker, settings, reload=reload, patch=patch)
+    serve(load_in_worker, settings, commands=found.commands, reload=reload, patch=patch)
 
 
 def _check_addresses(settings: Settings) -> None:
     """Fail at once, with one line, where gunicorn would try for five seconds with a dozen.
 
-    Bound only, not listening: no client can meet these sockets.
+    gunicorn would also take a unix socket away from a server that listens on it.
     """
     if not os.environ.keys().isdisjoint(("GUNICORN_FD", "LISTEN_FDS")):
         return  # gunicorn is handed the listening sockets, after SIGUSR2 or by systemd
     for each in map(parse, settings.addresses):
-        if not each.path:
-            _check(each)
-
-
-def _check(address: Address) -> None:
-    try:
-        family, kind, proto, _, where = socket.getaddrinfo(
-            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        with socket.socket(family, kind, proto) as sock:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind(where)
-    except OSError as exc:
-        raise type(exc)(exc.errno, f"can't listen on {address}: {exc.strerror}") from exc
+        bind(each).close()
+        if each.path:
+            os.unlink(each.path)
 
 
 def _start_again(workers: int) -> NoReturn:
@@ -149,14 +139,19 @@ def _start_again(workers: int) -> NoReturn:
 
 
 class _Answer(msgspec.Struct):
-    """What the child that was asked for the settings says."""
+    """What the child that looked at the server says of it, or what went wrong."""
 
     settings: Settings | None = None
+    commands: int = 0
     error: str = ""
 
 
-def _own_settings(target: Target, *, patch: bool) -> Settings:
-    """The settings of the server that TARGET names, without importing it here."""
+def _ask_child(target: Target, *, patch: bool) -> _Answer:
+    """What is to be known of the server that TARGET names, without importing it here.
+
+    Raises:
+        TargetError: there is no such server.
+    """
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -168,9 +163,9 @@ def _own_settings(target: Target, *, patch: bool) -> Settings:
     if not line:
         raise TargetError(f"{target.place}: importing it ended the process")
     answer = msgspec.json.decode(line, type=_Answer)
-    if answer.settings is None:
+    if answer.error:
         raise TargetError(answer.error)
-    return answer.settings
+    return answer
 
 
 def _answer_and_exit(pipe: int, answer: Callable[[], _Answer]) -> NoReturn:
@@ -185,6 +180,7 @@ def _look(target: Target, *, patch: bool) -> _Answer:
     if patch:
         monkey.patch_all()
     try:
-        return _Answer(settings=load(target).settings)
+        server = load(target)
+        return _Answer(server.settings, len(server.commands))
     except (TargetError, SettingsError) as exc:
         return _Answer(error=str(exc))

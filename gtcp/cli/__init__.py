@@ -1,0 +1,5 @@
+"""The ``gtcp`` command."""
+
+from gtcp.cli.entry import main
+
+__all__ = ["main"]

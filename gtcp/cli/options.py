@@ -1,0 +1,109 @@
+"""What the subcommands of ``gtcp`` take in common, and how it is checked."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+import msgspec
+
+from gtcp.address import parse
+
+#: What the command exits with.
+FAILED, MISUSED = 1, 2
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+
+class Misuse(click.ClickException):
+    """What was typed or configured can't be meant."""
+
+    exit_code = MISUSED
+
+
+def address(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
+    """Checked, but as it was typed."""
+    try:
+        parse(value)
+    except ValueError as exc:
+        raise Misuse(str(exc)) from exc
+    return value
+
+
+def addresses(
+    ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Several of them."""
+    return tuple(address(ctx, param, each) for each in values)
+
+
+def whole(least: int, most: int | None = None) -> Callable[..., int | None]:
+    """The check of a whole number; what was not given stays None."""
+
+    def check(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | None:
+        if value is None:
+            return None
+        if value.isdecimal() and len(value) < 20 and least <= int(value) <= (most or 2**63 - 1):
+            return int(value)
+        span = f">= {least}" if most is None else f"from {least} to {most}"
+        raise click.BadParameter(f"expected a whole number {span}, got {value!r}.")
+
+    return check
+
+
+def seconds(_ctx: click.Context, param: click.Parameter, value: float) -> float:
+    """How long; between two pings may be nothing."""
+    if 0 < value < math.inf or (value == 0 and param.name == "interval"):
+        return value
+    raise click.BadParameter(f"expected seconds > 0, got {value}.")
+
+
+def per_second(_ctx: click.Context, _param: click.Parameter, value: float | None) -> float | None:
+    """How often; what was not given stays None."""
+    if value is None or 0 < value <= 1_000_000:
+        return value
+    raise click.BadParameter(f"expected more than 0 and at most a million, got {value}.")
+
+
+def read_params(text: str) -> Any:
+    """The JSON that was typed, or what stdin has for ``-``.
+
+    Raises:
+        Misuse: it is not JSON.
+    """
+    data = _stdin() if text == "-" else os.fsencode(text)
+    try:
+        return msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        hint = "" if text == "-" else '; the shell needs it quoted: \'{"key": "value"}\''
+        raise Misuse(f"PARAMS: not JSON: {exc}{hint}") from exc
+
+
+def _stdin() -> bytes:
+    if sys.stdin is None:  # closed by whoever started us
+        raise Misuse("PARAMS: there is no stdin to read them from")
+    try:
+        return sys.stdin.buffer.read()
+    except OSError as exc:
+        raise Misuse(f"PARAMS: can't read stdin: {exc.strerror or exc}") from exc
+
+
+ADDRESS = click.argument("address", callback=address)
+CMDID = click.argument("cmdid", callback=whole(0))
+PARAMS = click.argument("params", metavar="[PARAMS]", default="null")
+
+
+def timeout(default: float, text: str) -> Callable[[Decorated], Decorated]:
+    """The option ``--timeout``."""
+    return click.option(
+        "--timeout",
+        default=default,
+        show_default=True,
+        metavar="SECONDS",
+        callback=seconds,
+        help=text,
+    )
