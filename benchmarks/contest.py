@@ -77,16 +77,29 @@ def hold(
                     failed[row] = f"{row}, {column}: {exc}"
                     continue
                 found.add(row, column, turn, figures)
-    return Outcome([_table(contest, each, found[each.name]) for each in contest.figures],
-                   list(failed.values()))  # fmt: skip
+    last = contest.figures[-1]
+    tables = [_table(contest, each, found, each is last) for each in contest.figures]
+    return Outcome(tables, list(failed.values()))
 
 
-def _table(contest: Contest, figure: Figure, rows: dict[str, dict[str, list[float]]]) -> Table:
+class _Found(NamedTuple):
+    """By figure, row and column: what each round found, None where it found nothing."""
+
+    by_figure: dict[str, dict[str, dict[str, list[float | None]]]]
+
+    def add(self, row: str, column: str, turn: int, figures: Figures) -> None:
+        for name, rows in self.by_figure.items():
+            rounds = rows.setdefault(row, {}).setdefault(column, [])
+            rounds += [None] * (turn - len(rounds))
+            rounds.append(figures.get(name))
+
+
+def _table(contest: Contest, figure: Figure, found: _Found, with_note: bool) -> Table:
     return table(
         figure.title,
         figure.unit,
-        rows,
+        found.by_figure[figure.name],
         reference=contest.reference,
         over_row=contest.over_row,
-        note=contest.note,
+        note=contest.note if with_note else "",
     )

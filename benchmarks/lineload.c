@@ -200,12 +200,16 @@ static void finish_open(double end) {
     counted = in_time;
 }
 
-static long percentile(double share) {
+/* Microseconds; null when nothing was recorded. */
+static const char *percentile(double share, char *text) {
     unsigned long total = 0, sum = 0;
     for (int i = 0; i < BUCKETS; i++) total += histogram[i];
-    for (int i = 0; i < BUCKETS; i++)
-        if ((sum += histogram[i]) && sum >= total * share) return i;
-    return -1;
+    for (int i = 0; i < BUCKETS && total; i++)
+        if ((sum += histogram[i]) && sum >= total * share) {
+            sprintf(text, "%d", i);
+            return text;
+        }
+    return "null";
 }
 
 static void read_request(const char *path, int copies) {
@@ -214,7 +218,8 @@ static void read_request(const char *path, int copies) {
     char *line = malloc(MAX_LINE + 1);
     line_len = fread(line, 1, MAX_LINE, f);
     fclose(f);
-    if (!line_len || line[line_len - 1] != '\n') line[line_len++] = '\n';
+    if (!line_len) { fprintf(stderr, "%s is empty\n", path); exit(2); }
+    if (line[line_len - 1] != '\n') line[line_len++] = '\n';
     lines_len = line_len * copies;
     lines = malloc(lines_len);
     for (int i = 0; i < copies; i++) memcpy(lines + i * line_len, line, line_len);
@@ -238,8 +243,9 @@ int main(int argc, char **argv) {
     else closed_loop(end);
     double took = now() - warm;
     if (rate > 0) finish_open(end);
-    printf("{\"rps\": %.1f, \"p50\": %ld, \"p99\": %ld, \"p999\": %ld, \"bad\": %lu, "
-           "\"broken\": %lu, \"unanswered\": %lu}\n",
-           counted / took, percentile(.5), percentile(.99), percentile(.999), bad, broken, unanswered);
+    char p50[16], p99[16], p999[16];
+    printf("{\"rps\": %.1f, \"p50\": %s, \"p99\": %s, \"p999\": %s, \"bad\": %lu, "
+           "\"broken\": %lu, \"unanswered\": %lu}\n", counted / took, percentile(.5, p50),
+           percentile(.99, p99), percentile(.999, p999), bad, broken, unanswered);
     return 0;
 }

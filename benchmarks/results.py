@@ -8,8 +8,8 @@ from statistics import median
 
 import msgspec
 
-#: A row's figure in each round, by column.
-Rounds = Mapping[str, Sequence[float]]
+#: A row's figure in each round, by column; None for a round without one.
+Rounds = Mapping[str, Sequence[float | None]]
 
 
 class Cell(msgspec.Struct, frozen=True):
@@ -85,16 +85,21 @@ def load(path: Path) -> Run:
     return msgspec.json.decode(path.read_bytes(), type=Run)
 
 
-def cell(rounds: Sequence[float], others: Sequence[float] = (), over_row: bool = True) -> Cell:
-    """Rounds summed up; `others` are the reference's figures of the same rounds."""
-    middle = median(rounds)
-    spread = (max(rounds) - min(rounds)) / 2 / middle if middle else 0.0
+def cell(
+    rounds: Sequence[float | None], others: Sequence[float | None] = (), over_row: bool = True
+) -> Cell | None:
+    """Rounds summed up, None if there was none; `others` are the reference's, round by round."""
+    kept = [each for each in rounds if each is not None]
+    if not kept:
+        return None
+    middle = median(kept)
+    spread = (max(kept) - min(kept)) / 2 / middle if middle else 0.0
     ratios = [
         (other / own if over_row else own / other)
         for own, other in zip(rounds, others, strict=False)
         if own and other
     ]
-    return Cell(list(rounds), middle, spread, median(ratios) if ratios else None)
+    return Cell(kept, middle, spread, median(ratios) if ratios else None)
 
 
 def table(
@@ -110,13 +115,16 @@ def table(
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
     standard = rows.get(reference, {})
     summed = {
-        name: {
-            column: cell(rounds, () if name == reference else standard.get(column, ()), over_row)
-            for column, rounds in row.items()
-            if rounds
-        }
+        name: _summed(row, {} if name == reference else standard, over_row)
         for name, row in rows.items()
     }
     kept = {name: row for name, row in summed.items() if row}
     used = [column for column in columns if any(column in row for row in kept.values())]
     return Table(title, unit, used, kept, reference if standard else "", over_row, note)
+
+
+def _summed(row: Rounds, standard: Rounds, over_row: bool) -> dict[str, Cell]:
+    cells = {
+        column: cell(rounds, standard.get(column, ()), over_row) for column, rounds in row.items()
+    }
+    return {column: made for column, made in cells.items() if made is not None}

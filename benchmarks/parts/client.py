@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks import peers
 from benchmarks.bench import Bench
-from benchmarks.contest import Contest, Figure
+from benchmarks.contest import Contest, Figure, Figures
 from benchmarks.parts import CALLS, CONCURRENT, SEQUENTIAL
 from benchmarks.peers import bare_socket, gtcp_greenlets
 from benchmarks.processes import Child, Failed
@@ -36,7 +36,7 @@ def everybody(bench: Bench, callers: dict[str, Child]) -> Contest:
     """One caller, and 64 at once."""
     counts = {SEQUENTIAL: 1, CONCURRENT: bench.options.size(64, 8)}
 
-    def measure(row: str, column: str, seconds: float) -> dict[str, float]:
+    def measure(row: str, column: str, seconds: float) -> Figures:
         return _calls(callers[row], counts[column], seconds)
 
     return Contest(
@@ -55,7 +55,7 @@ def one_server(bench: Bench, port: int) -> Contest:
         "bare blocking socket": bench.caller(bare_socket, port),
     }
 
-    def measure(row: str, _column: str, seconds: float) -> dict[str, float]:
+    def measure(row: str, _column: str, seconds: float) -> Figures:
         return _calls(callers[row], 1, seconds)
 
     return Contest(
@@ -73,7 +73,7 @@ def mapping(bench: Bench, port: int) -> Contest:
     caller = bench.caller(gtcp_greenlets, port)
     row = f"client.map over {count:,} calls"
 
-    def measure(asked: str, _column: str, seconds: float) -> dict[str, float]:
+    def measure(asked: str, _column: str, seconds: float) -> Figures:
         if asked == row:
             found = caller.ask({"do": "map", "count": count}, 60)
             return {"rps": found["rps"], "grown": found["grown"] / 1e6}

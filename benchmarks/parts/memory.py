@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks import peers
 from benchmarks.bench import Bench
-from benchmarks.contest import Contest, Figure
+from benchmarks.contest import Contest, Figure, Figures
 from benchmarks.parts.server import hold
 from benchmarks.peers import gtcp_greenlets
 from benchmarks.processes import open_files, resident_bytes
@@ -21,7 +21,7 @@ def connections(bench: Bench) -> Contest:
     count = min(bench.options.size(2_000, 100), open_files() - 200)
     servers = bench.servers(bench.present(peers.LINE_SERVERS))
 
-    def measure(row: str, _column: str, _seconds: float) -> dict[str, float]:
+    def measure(row: str, _column: str, _seconds: float) -> Figures:
         child, port = servers[row]
         bench.processes.end(hold(bench, port, 10))  # what the first connections load once
         before = resident_bytes(child.pid)
@@ -46,7 +46,7 @@ def client(bench: Bench) -> Contest:
     """A process with a client that has called, over `import gevent, msgspec`."""
     _, port = bench.server(gtcp_greenlets)
 
-    def measure(row: str, _column: str, _seconds: float) -> dict[str, float]:
+    def measure(row: str, _column: str, _seconds: float) -> Figures:
         child = bench.processes.python("idle", str(port), core=bench.cores.load)
         imported, called = map(int, child.line().split())
         bench.processes.end(child)
@@ -69,7 +69,7 @@ def calls(bench: Bench) -> Contest:
     pids = {"server": server.pid, "client": caller.pid}
     done = 0
 
-    def measure(row: str, column: str, _seconds: float) -> dict[str, float]:
+    def measure(row: str, column: str, _seconds: float) -> Figures:
         nonlocal done
         if done < stages[column]:
             caller.ask({"do": "repeat", "callers": 64, "count": stages[column] - done}, 120)

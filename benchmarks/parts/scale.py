@@ -11,11 +11,11 @@ from importlib.util import find_spec
 from time import process_time
 
 from benchmarks.bench import Bench
-from benchmarks.contest import Contest, Figure
+from benchmarks.contest import Contest, Figure, Figures
 from benchmarks.load import Shape, request_line
 from benchmarks.machine import usable_cores
 from benchmarks.peers.computing import LOOPS, WHO, compute
-from benchmarks.processes import HOST, free_port
+from benchmarks.processes import HOST, PATIENCE, free_port
 
 NEEDS_LINELOAD = True
 
@@ -38,7 +38,7 @@ def contests(bench: Bench) -> list[Contest]:
 def throughput(bench: Bench, ports: dict[str, int]) -> Contest:
     """Calls a second; the load generator takes next to nothing beside them."""
 
-    def measure(row: str, _column: str, seconds: float) -> dict[str, float]:
+    def measure(row: str, _column: str, seconds: float) -> Figures:
         load = bench.load(ports[row], Shape(CONNECTIONS, 1), seconds, request_line(with_id=True))
         return {"rps": load.rps}
 
@@ -56,7 +56,7 @@ def throughput(bench: Bench, ports: dict[str, int]) -> Contest:
 def spread(port: int) -> Contest:
     """How evenly the kernel hands connections to two workers."""
 
-    def measure(_row: str, _column: str, _seconds: float) -> dict[str, float]:
+    def measure(_row: str, _column: str, _seconds: float) -> Figures:
         pids = Counter(_who_answers(port, CONNECTIONS))
         return {"share": 100 * pids.most_common(1)[0][1] / CONNECTIONS}
 
@@ -86,8 +86,11 @@ def _who_answers(port: int, connections: int) -> list[int]:
     """The process at the other end of each of so many connections, all open at once."""
     found = []
     with ExitStack() as stack:
-        for _ in range(connections):
-            sock = stack.enter_context(socket.create_connection((HOST, port), timeout=20))
+        socks = [
+            stack.enter_context(socket.create_connection((HOST, port), timeout=PATIENCE))
+            for _ in range(connections)
+        ]
+        for sock in socks:
             sock.sendall(b'{"cmdid":%d}\n' % WHO)
             found.append(json.loads(stack.enter_context(sock.makefile("rb")).readline())["result"])
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from benchmarks import peers
 from benchmarks.bench import Bench
-from benchmarks.contest import Contest, Figure
+from benchmarks.contest import Contest, Figure, Figures
 from benchmarks.load import PARAMS, Shape, request_line
 from benchmarks.parts import REPLIES
 from benchmarks.peers import gtcp_greenlets
@@ -31,7 +31,7 @@ def shapes(bench: Bench, ports: Ports) -> Contest:
     each = [Shape(64, 1), Shape(64, 16), Shape(bench.options.size(1000, 100), 1)]
     columns = {f"{shape}{note}": shape for note in ("", WITH_ID) for shape in each}
 
-    def measure(row: str, column: str, seconds: float) -> dict[str, float]:
+    def measure(row: str, column: str, seconds: float) -> Figures:
         line = request_line(with_id=column.endswith(WITH_ID))
         load = bench.load(ports[row], columns[column], seconds, line)
         return {"rps": load.rps, "p99": load.p99}
@@ -52,7 +52,7 @@ def large(bench: Bench, ports: Ports) -> Contest:
     """Large messages, one outstanding on each of four connections."""
     sizes = {"64 KB": 64_000, "1 MB": 1_000_000}
 
-    def measure(row: str, column: str, seconds: float) -> dict[str, float]:
+    def measure(row: str, column: str, seconds: float) -> Figures:
         line = request_line({"content": "x" * sizes[column]}, with_id=True)
         load = bench.load(ports[row], Shape(4, 1), seconds, line)
         return {"bytes": load.rps * len(line) / 1e6}
@@ -69,7 +69,7 @@ def large(bench: Bench, ports: Ports) -> Contest:
 def fairness(bench: Bench, ports: Ports) -> Contest:
     """A caller's latency while another connection pipelines without end."""
 
-    def measure(row: str, column: str, seconds: float) -> dict[str, float]:
+    def measure(row: str, column: str, seconds: float) -> Figures:
         flood = bench.start_load(ports[row], FLOOD, seconds + 0.4, request_line(with_id=True))
         load = bench.load(ports[row], Shape(1, 1), seconds, request_line(with_id=True))
         bench.finish_load(flood, 1)
@@ -100,7 +100,7 @@ def features(bench: Bench) -> Contest:
             bench.left_out.append(f"{variant}: {exc}")
     columns = {str(shape): shape for shape in (Shape(64, 1), Shape(64, 16))}
 
-    def measure(row: str, column: str, seconds: float) -> dict[str, float]:
+    def measure(row: str, column: str, seconds: float) -> Figures:
         line = request_line(PARAMS, with_id=True)
         return {"rps": bench.load(ports[row], columns[column], seconds, line).rps}
 
