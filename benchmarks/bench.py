@@ -11,9 +11,10 @@ from types import ModuleType, TracebackType
 import msgspec
 
 from benchmarks import load, peers
+from benchmarks.echo import HOST
 from benchmarks.load import Load, Shape
 from benchmarks.machine import Cores, pick_cores
-from benchmarks.processes import HOST, Child, Failed, Processes, free_port
+from benchmarks.processes import Child, Failed, Processes, free_port
 
 
 @dataclass(frozen=True)

@@ -41,8 +41,8 @@ def hold(port: str, count: str) -> NoReturn:
     """Open connections, each of which has made one call, and keep them."""
     import socket
 
+    from benchmarks.echo import HOST
     from benchmarks.load import request_line
-    from benchmarks.processes import HOST
 
     kept = []
     for _ in range(int(count)):
@@ -63,8 +63,8 @@ def idle(port: str) -> None:
     import gevent
     import msgspec  # noqa: F401
 
-    from benchmarks.load import ECHO, PARAMS
-    from benchmarks.processes import HOST, resident_bytes
+    from benchmarks.echo import ECHO, HOST, PARAMS
+    from benchmarks.resident import resident_bytes
 
     gevent.sleep(0)
     gc.collect()

@@ -73,7 +73,7 @@ def hold(
                     continue
                 try:
                     figures = contest.measure(row, column, contest.seconds or seconds)
-                except Failed as exc:
+                except (Failed, OSError) as exc:
                     failed[row] = f"{row}, {column}: {exc}"
                     continue
                 found.add(row, column, turn, figures)

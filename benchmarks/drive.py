@@ -16,8 +16,8 @@ from time import monotonic
 from types import ModuleType
 from typing import Any
 
-from benchmarks.load import PARAMS
-from benchmarks.processes import resident_bytes
+from benchmarks.echo import PARAMS
+from benchmarks.resident import resident_bytes
 
 Call = Callable[[], Any]
 

@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-SOURCE = Path(__file__).with_name("lineload.c")
+from benchmarks.echo import ECHO, PARAMS
 
-ECHO = 10000
-PARAMS = {"content": "Hello world!"}
+SOURCE = Path(__file__).with_name("lineload.c")
 
 
 class NoCompiler(Exception):

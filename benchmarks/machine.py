@@ -10,8 +10,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-import gtcp
-
 ROOT = Path(__file__).parent.parent
 
 
@@ -78,6 +76,8 @@ def _cpu_model() -> str:
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
     """Python's, gtcp's with its commit, and those of what is installed of the packages."""
+    import gtcp  # here, so that what weighs a client can import this module without it
+
     found = {"Python": platform.python_version(), "gtcp": gtcp.__version__ + _commit()}
     for name in packages:
         try:

@@ -20,9 +20,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from benchmarks.echo import HOST
 from benchmarks.machine import ROOT
-
-HOST = "127.0.0.1"
 
 #: Seconds a process gets to start, and to do more than it was told to take.
 PATIENCE = 20.0
@@ -192,19 +191,3 @@ def _in_child(core: int | None) -> Callable[[], None]:
                 os._exit(1)
 
     return prepare
-
-
-def resident_bytes(pid: int) -> int:
-    """The memory a process has in RAM.
-
-    Raises:
-        Failed: there is no such process.
-    """
-    try:
-        with open(f"/proc/{pid}/statm") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        done = subprocess.run(["ps", "-o", "rss=", "-p", str(pid)], capture_output=True, text=True)
-        if not done.stdout.strip():
-            raise Failed(f"no process {pid}") from None
-        return int(done.stdout) * 1024

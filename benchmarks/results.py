@@ -120,7 +120,7 @@ def table(
     }
     kept = {name: row for name, row in summed.items() if row}
     used = [column for column in columns if any(column in row for row in kept.values())]
-    return Table(title, unit, used, kept, reference if standard else "", over_row, note)
+    return Table(title, unit, used, kept, reference if reference in kept else "", over_row, note)
 
 
 def _summed(row: Rounds, standard: Rounds, over_row: bool) -> dict[str, Cell]:

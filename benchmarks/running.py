@@ -24,7 +24,7 @@ def run_part(name: str, options: Options, label: str) -> Part:
                 bench.lineload  # noqa: B018  compiled now, or never
             _status(f"{label}: starting the servers")
             contests = module.contests(bench)
-        except (NoCompiler, Failed) as exc:
+        except (NoCompiler, Failed, OSError) as exc:
             return Part(name, [], [*bench.left_out, f"{name}: left out, {exc}"])
         steps = sum(contest.steps(options.rounds) for contest in contests)
         with click.progressbar(

@@ -60,6 +60,6 @@ def contests(bench: Bench) -> list[Contest]:
             reference=gtcp_greenlets.NAME,
             rounds=1 if bench.options.quick else 3,
             seconds=bench.options.seconds * 0.75,
-            note="In each round a server is not asked beyond the first rate that it can't keep up with.",
+            note="In a round, no server is asked beyond the first rate it can't keep up with.",
         )
     ]

@@ -12,10 +12,11 @@ from time import process_time
 
 from benchmarks.bench import Bench
 from benchmarks.contest import Contest, Figure, Figures
+from benchmarks.echo import HOST
 from benchmarks.load import Shape, request_line
 from benchmarks.machine import usable_cores
 from benchmarks.peers.computing import LOOPS, WHO, compute
-from benchmarks.processes import HOST, PATIENCE, free_port
+from benchmarks.processes import PATIENCE, free_port
 
 NEEDS_LINELOAD = True
 

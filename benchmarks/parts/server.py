@@ -6,7 +6,8 @@ from __future__ import annotations
 from benchmarks import peers
 from benchmarks.bench import Bench
 from benchmarks.contest import Contest, Figure, Figures
-from benchmarks.load import PARAMS, Shape, request_line
+from benchmarks.echo import PARAMS
+from benchmarks.load import Shape, request_line
 from benchmarks.parts import REPLIES
 from benchmarks.peers import gtcp_greenlets
 from benchmarks.processes import Child, Failed, open_files

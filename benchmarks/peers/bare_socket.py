@@ -6,9 +6,8 @@ from contextlib import ExitStack, contextmanager
 from itertools import count as counting
 from typing import Any
 
-from benchmarks.load import ECHO, PARAMS
+from benchmarks.echo import ECHO, HOST, PARAMS
 from benchmarks.peers.gevent_floor import serve
-from benchmarks.processes import HOST
 
 __all__ = ["callers", "serve"]
 

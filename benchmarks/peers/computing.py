@@ -8,7 +8,7 @@ import os
 from typing import Any
 
 import gtcp
-from benchmarks.load import ECHO
+from benchmarks.echo import ECHO
 
 #: The environment variable that says how many turns a call takes.
 LOOPS = "BENCHMARK_LOOPS"

@@ -4,8 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from benchmarks.load import PARAMS
-from benchmarks.processes import HOST
+from benchmarks.echo import HOST, PARAMS
 
 NAME = "FastAPI + uvicorn, httpx"
 REQUIRES = ("fastapi", "uvicorn", "httpx")

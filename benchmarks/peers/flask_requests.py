@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from benchmarks.load import PARAMS
-from benchmarks.processes import HOST
+from benchmarks.echo import HOST, PARAMS
 
 NAME = "Flask + gunicorn, requests"
 REQUIRES = ("flask", "gunicorn", "requests")

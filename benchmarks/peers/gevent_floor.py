@@ -11,8 +11,8 @@ PATCHED = False
 def serve(port: int) -> None:
     from gevent.server import StreamServer
 
+    from benchmarks.echo import HOST
     from benchmarks.peers.lines import Cutter, answer
-    from benchmarks.processes import HOST
 
     def handle(sock: Any, _address: Any) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

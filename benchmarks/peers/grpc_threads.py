@@ -6,8 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-from benchmarks.load import PARAMS
-from benchmarks.processes import HOST
+from benchmarks.echo import HOST, PARAMS
 
 NAME = "grpcio, threads"
 REQUIRES = ("grpc",)

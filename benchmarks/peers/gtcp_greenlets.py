@@ -9,8 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from benchmarks.load import ECHO, PARAMS
-from benchmarks.processes import HOST
+from benchmarks.echo import ECHO, HOST, PARAMS
 
 NAME = "gtcp"
 REQUIRES = ()

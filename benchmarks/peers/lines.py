@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import msgspec
 
-from benchmarks.load import ECHO
+from benchmarks.echo import ECHO
 
 
 class Request(msgspec.Struct):

@@ -5,8 +5,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
-from benchmarks.load import PARAMS
-from benchmarks.processes import HOST
+from benchmarks.echo import HOST, PARAMS
 
 NAME = "rpyc, threads"
 REQUIRES = ("rpyc",)

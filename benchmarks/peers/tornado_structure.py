@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from benchmarks.load import ECHO, PARAMS
-from benchmarks.processes import HOST
+from benchmarks.echo import ECHO, HOST, PARAMS
 
 NAME = "tornado-TCP's structure"
 REQUIRES = ("tornado",)

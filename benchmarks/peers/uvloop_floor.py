@@ -10,8 +10,8 @@ def serve(port: int) -> None:
 
     import uvloop
 
+    from benchmarks.echo import HOST
     from benchmarks.peers.lines import Cutter, answer
-    from benchmarks.processes import HOST
 
     class Protocol(asyncio.Protocol):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
