@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import signal
 import sys
 import time
@@ -90,7 +91,7 @@ def measure(names: tuple[str, ...], options: Options) -> Run:
     done: list[Part] = []
     for number, name in enumerate(names, 1):
         found = run_part(name, options, f"{name} ({number}/{len(names)})")
-        click.echo(part_as_text(found) + "\n")
+        click.echo(part_as_text(found, shutil.get_terminal_size((100, 24)).columns) + "\n")
         done.append(found)
     return Run(
         command=shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
 from benchmarks.results import Cell, Part, Run, Table
 
 
@@ -15,9 +17,10 @@ def number(value: float) -> str:
 def _text(cell: Cell | None) -> str:
     if cell is None:
         return "-"
-    spread = f" ±{cell.spread:.0%}" if len(cell.rounds) > 1 else ""
+    median = number(cell.median)
+    spread = f" ±{cell.spread:.0%}" if len(cell.rounds) > 1 and median.strip("0.") else ""
     ratio = "" if cell.ratio is None else f" ({cell.ratio:.2f})"
-    return number(cell.median) + spread + ratio
+    return median + spread + ratio
 
 
 def _heading(table: Table) -> str:
@@ -35,22 +38,38 @@ def _grid(table: Table) -> list[list[str]]:
     ]
 
 
-def as_text(table: Table) -> str:
-    """The table in columns as wide as they have to be."""
-    grid = _grid(table)
-    widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
+def as_text(table: Table, width: int = 100) -> str:
+    """The table in columns as wide as they have to be; below one another what would be too wide."""
+    names, *columns = zip(*_grid(table), strict=True)
     lines = [_heading(table)]
-    for name, *cells in grid:
-        fitted = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
-        lines.append("  " + "   ".join([name.ljust(widths[0]), *fitted]).rstrip())
+    for group in _fitting(columns, width - 2 - max(map(len, names))):
+        for cells in zip(_padded(names, str.ljust), *group, strict=True):
+            lines.append("  " + "   ".join(cells).rstrip())
     if table.note:
         lines.append(f"  {table.note}")
     return "\n".join(lines)
 
 
-def part_as_text(part: Part) -> str:
+def _fitting(columns: Iterable[Sequence[str]], width: int) -> Iterator[list[list[str]]]:
+    """The columns, padded, in groups that are no wider, or of one column."""
+    group: list[list[str]] = []
+    for column in columns:
+        padded = _padded(column, str.rjust)
+        if group and sum(len(each[0]) + 3 for each in [*group, padded]) > width:
+            yield group
+            group = []
+        group.append(padded)
+    yield group
+
+
+def _padded(column: Sequence[str], pad: Callable[[str, int], str]) -> list[str]:
+    width = max(map(len, column))
+    return [pad(each, width) for each in column]
+
+
+def part_as_text(part: Part, width: int = 100) -> str:
     """All tables of a part, and what it left out."""
-    return "\n\n".join([*map(as_text, part.tables), *part.left_out])
+    return "\n\n".join([*(as_text(each, width) for each in part.tables), *part.left_out])
 
 
 def as_markdown(table: Table) -> str:

@@ -46,6 +46,21 @@ def test_text_stands_in_columns(calls):
     assert lines[4] == "  noted"
 
 
+def test_text_that_would_be_too_wide_goes_on_below(calls):
+    lines = as_text(calls, width=35).splitlines()
+    assert max(map(len, lines[1:])) <= 35
+    assert [line.split() for line in lines[-4:-1]] == [
+        ["64", "callers"],
+        ["gtcp", "200,000"],
+        ["a", "|", "<b>", "-"],
+    ]
+
+
+def test_a_figure_of_nothing_has_no_spread():
+    rows = {"gtcp": {"a": [0.001, -0.002, 0.001]}}
+    assert as_text(table("Growth", "MB", rows)).splitlines()[-1].split() == ["gtcp", "0.00"]
+
+
 def test_markdown_has_as_many_cells_in_every_row(calls):
     rows = [line for line in as_markdown(calls).splitlines() if line.startswith("|")]
     assert {line.replace("\\|", "").count("|") for line in rows} == {4}
