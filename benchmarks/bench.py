@@ -27,7 +27,7 @@ class Options:
     """
 
     rounds: int = 5
-    seconds: float = 0.35
+    seconds: float = 0.3
     quick: bool = False
     only: tuple[str, ...] = ()
 

@@ -89,6 +89,7 @@ def mapping(bench: Bench, port: int) -> Contest:
         ],
         reference="64 greenlets",
         over_row=False,
+        rounds=1 if bench.options.quick else 3,
     )
 
 

@@ -59,7 +59,6 @@ def contests(bench: Bench) -> list[Contest]:
             ],
             reference=gtcp_greenlets.NAME,
             rounds=1 if bench.options.quick else 3,
-            seconds=bench.options.seconds * 0.75,
             note="In a round, no server is asked beyond the first rate it can't keep up with.",
         )
     ]
