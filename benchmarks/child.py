@@ -1,0 +1,82 @@
+"""What the benchmarks' processes run:
+
+python -m benchmarks.child serve PEER PORT [VARIANT]    a server, until it is killed
+python -m benchmarks.child call PEER PORT               a caller, see drive.py
+python -m benchmarks.child hold PORT COUNT              connections that do nothing
+python -m benchmarks.child idle PORT                    what an idle client weighs
+"""
+
+import importlib
+import sys
+from typing import NoReturn
+
+
+def main() -> None:
+    what, *args = sys.argv[1:]
+    {"serve": serve, "call": call, "hold": hold, "idle": idle}[what](*args)
+
+
+def serve(name: str, port: str, variant: str = "") -> None:
+    peer = _peer(name)
+    peer.serve(int(port), *([variant] if variant else []))
+
+
+def call(name: str, port: str) -> None:
+    peer = _peer(name)
+    drive = importlib.import_module("benchmarks.drive")
+    drive.answer_questions(peer, int(port))
+
+
+def _peer(name: str):
+    """The peer's module; it is patched before anything that it needs is imported."""
+    peer = importlib.import_module(f"benchmarks.peers.{name}")
+    if peer.PATCHED:
+        from gevent import monkey
+
+        monkey.patch_all()
+    return peer
+
+
+def hold(port: str, count: str) -> NoReturn:
+    """Open connections, each of which has made one call, and keep them."""
+    import socket
+
+    from benchmarks.echo import HOST
+    from benchmarks.load import request_line
+
+    kept = []
+    for _ in range(int(count)):
+        sock = socket.create_connection((HOST, int(port)))
+        sock.sendall(request_line())
+        sock.recv(65536)
+        kept.append(sock)
+    print("ready", flush=True)
+    while True:
+        sys.stdin.read(1)
+
+
+def idle(port: str) -> None:
+    """Print how much memory a client that has made a call takes on top of its imports."""
+    import gc
+    import os
+
+    import gevent
+    import msgspec  # noqa: F401
+
+    from benchmarks.echo import ECHO, HOST, PARAMS
+    from benchmarks.resident import resident_bytes
+
+    gevent.sleep(0)
+    gc.collect()
+    before = resident_bytes(os.getpid())
+    import gtcp
+
+    imported = resident_bytes(os.getpid())
+    client = gtcp.Client(f"{HOST}:{port}")
+    client.call(ECHO, PARAMS)
+    gc.collect()
+    print(imported - before, resident_bytes(os.getpid()) - before, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+"""Every part runs, small and short, with what is installed; and leaves no process behind."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+
+from benchmarks import parts, peers
+from benchmarks.load import NoCompiler, compiled
+from benchmarks.machine import ROOT, pick_cores, usable_cores
+from benchmarks.results import load
+
+PATIENCE = 300
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and epoll")
+COMPILER = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+
+OURS = ("gtcp_greenlets", "gtcp_threads", "bare_socket", "gevent_floor", "uvloop_floor")
+QUICK = ["--quick", *(word for name in OURS for word in ("--peer", name))]
+
+
+def environment(**env):
+    """Ours without settings, and without coverage's tracer: the children are killed."""
+    left_out = ("GTCP_", "COVERAGE_PROCESS", "COV_CORE")
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
+    return {**ours, "PYTHONPATH": str(ROOT), **env}
+
+
+def benchmarks(*args, **env):
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks", *map(str, args)],
+        cwd=ROOT,
+        env=environment(**env),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+
+
+def marked(mark):
+    """The processes that have a mark in their environment."""
+    found = []
+    for each in Path("/proc").iterdir():
+        try:
+            if each.name.isdigit() and mark.encode() in (each / "environ").read_bytes():
+                found.append(int(each.name))
+        except OSError:  # it has just ended, or is not ours
+            continue
+    return found
+
+
+def wait_until(true):
+    until = time.monotonic() + PATIENCE
+    while not true():
+        assert time.monotonic() < until, "it takes too long"
+        time.sleep(0.02)
+
+
+EXPECTED = {
+    "server": ["One server process", "Large messages", "A caller beside", "features cost"],
+    "client": ["Calls, each peer's", "against gtcp's server", "client.map"],
+    "memory": ["An idle connection", "An idle client", "Calls"],
+    "latency": ["p50", "p99", "p99.9", "kept up"],
+    "scale": ["computes for 2 ms", "share of the connections"],
+}
+
+
+@LINUX
+@COMPILER
+@pytest.mark.parametrize("part", parts.ALL)
+def test_part_runs(part, tmp_path):
+    mark = f"BENCHMARK_TEST={uuid.uuid4()}"
+    done = benchmarks(part, *QUICK, "--output", tmp_path, BENCHMARK_TEST=mark.partition("=")[2])
+    assert done.returncode == 0, done.stderr
+    run = load(tmp_path / f"{part}.json")
+    titles = " / ".join(table.title for table in run.tables())
+    for expected in EXPECTED[part]:
+        assert expected in titles
+    for table in run.tables():
+        assert table.title in done.stdout
+    unexpected = [line for line in run.parts[0].left_out if "is not installed" not in line]
+    assert [line for line in unexpected if "there is one core" not in line] == []
+    assert marked(mark) == []
+
+
+@LINUX
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_part_that_is_stopped_leaves_no_process_behind(signum, tmp_path):
+    mark = f"BENCHMARK_TEST={uuid.uuid4()}"
+    options = ["--seconds", "60", "--peer", "gtcp_greenlets", "--output", str(tmp_path)]
+    running = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks", "client", *options],
+        cwd=ROOT,
+        env=environment(BENCHMARK_TEST=mark.partition("=")[2]),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_until(lambda: len(marked(mark)) > 3)  # itself, a server, callers
+    running.send_signal(signum)
+    _, said = running.communicate(timeout=PATIENCE)
+    wait_until(lambda: not marked(mark))
+    if signum != signal.SIGKILL:
+        assert running.returncode == 130
+        assert said.splitlines()[-1] == "interrupted; its processes are ended"
+
+
+@LINUX
+def test_without_a_compiler_a_part_says_so_in_one_line(tmp_path):
+    done = benchmarks("latency", "--quick", "--output", tmp_path, CC="no-such-compiler")
+    assert done.returncode == 0, done.stderr
+    line = done.stdout.splitlines()[0]
+    assert line.startswith("latency: left out, no C compiler")
+    assert "no-such-compiler" in line
+
+
+@LINUX
+def test_a_compiler_that_refuses_is_quoted(tmp_path, monkeypatch):
+    monkeypatch.setenv("CC", "false")
+    with pytest.raises(NoCompiler, match="can't compile"):
+        compiled(tmp_path)
+
+
+def test_an_unknown_part_is_refused():
+    done = benchmarks("no-such-part")
+    assert done.returncode == 2
+    assert "no-such-part" in done.stderr
+
+
+@pytest.mark.parametrize("name", peers.ALL)
+def test_every_peer_says_what_it_is_and_needs(name):
+    peer = peers.find(name)
+    assert peers.name_of(peer) == name
+    assert peer.NAME
+    assert isinstance(peer.PATCHED, bool)
+    assert isinstance(peers.missing(peer), str)
+    if name in peers.CALLED:
+        assert peer.CALLERS in {"threads", "greenlets"}
+
+
+def test_what_is_missing_is_named():
+    class Peer:
+        REQUIRES = ("json", "no_such_module")
+
+    class Program:
+        REQUIRES = ("json", "$no-such-program")
+
+    assert peers.missing(Peer) == "no_such_module is not installed"
+    assert peers.missing(Program) == "no no-such-program on the PATH"
+
+
+def test_peers_have_names_of_their_own():
+    names = [peers.find(name).NAME for name in peers.ALL]
+    assert len(set(names)) == len(names)
+
+
+def test_requirements_name_every_peer_that_can_be_installed():
+    text = (ROOT / "benchmarks" / "requirements.txt").read_text(encoding="utf-8")
+    listed = {line.lower() for line in text.splitlines() if re.fullmatch(r"[\w-]+", line)}
+    others = {"gevent", "greenlet", "msgspec", "gunicorn"}  # gtcp's own
+    assert listed == {name.lower() for name in peers.PACKAGES} - others - {"mprpc"}
+
+
+def test_server_and_load_have_different_cores_where_there_are_two():
+    cores = pick_cores()
+    if len(usable_cores()) < 2:
+        assert cores == (None, None)
+    else:
+        assert cores.server != cores.load
+        assert set(cores) <= set(usable_cores())
+
+
+@LINUX
+@COMPILER
+def test_an_open_loop_charges_a_stall_to_every_request_that_was_due(tmp_path):
+    """A server that answers nothing for 300 ms: a tenth of the requests at least waited 100 ms."""
+    program = compiled(tmp_path)
+    request = tmp_path / "request"
+    request.write_text('{"cmdid":10000}\n')
+    stalling = subprocess.Popen(
+        [sys.executable, "-c", STALLING], stdout=subprocess.PIPE, text=True, env=environment()
+    )
+    try:
+        port = stalling.stdout.readline().strip()
+        command = [program, "127.0.0.1", port, "1", "1", "1.0", request, "1000"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    finally:
+        stalling.kill()
+        stalling.communicate()
+    found = re.fullmatch(r'\{"rps": ([\d.]+), .*"p99": (\d+), .*"bad": 0, .*\}\n', done.stdout)
+    assert found, done
+    assert int(found[2]) > 200_000
+
+
+STALLING = """
+import socket, time
+listener = socket.create_server(("127.0.0.1", 0))
+print(listener.getsockname()[1], flush=True)
+sock, _ = listener.accept()
+stall_at = None
+while data := sock.recv(65536):
+    sock.sendall(b'{"code":0}\\n' * data.count(b"\\n"))
+    stall_at = stall_at or time.monotonic() + 0.4
+    if stall_at < time.monotonic() < stall_at + 0.1:
+        time.sleep(0.3)
+"""
