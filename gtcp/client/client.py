@@ -254,7 +254,7 @@ class Client:
             return own
         return inherited if own is None else min(own, inherited)
 
-    def _complete(
+    def _complete(  # noqa: C901  one frame less for every call
         self,
         pool: Pool,
         cmdid: int,
@@ -267,26 +267,9 @@ class Client:
         """See a call through to a reply that is final, from its start or a first failure on.
 
         Always in the pool it began in, by which a call of the parent that goes on in a forked
-        child is recognised there: it is not sent by both, and told nothing.
+        child is recognised there: it is not sent by both, and told nothing. ``executed`` of
+        what is raised tells of all attempts together.
         """
-        try:
-            return self._attempts(pool, cmdid, params, deadline, meta, idempotent, failure)
-        except GtcpError:
-            if pool.left_to_parent:
-                never_return()
-            raise
-
-    def _attempts(
-        self,
-        pool: Pool,
-        cmdid: int,
-        params: Any,
-        deadline: float | None,
-        meta: dict[str, str] | None,
-        idempotent: bool,
-        failure: Reply | GtcpError | None,
-    ) -> Reply:
-        """Attempts until one is final. ``executed`` of what is raised tells of all of them."""
         attempt = 0
         earlier: Executed = "no"
         try:
@@ -310,6 +293,8 @@ class Client:
                     connection.retire()
                     failure = reply
         except GtcpError as exc:
+            if pool.left_to_parent:
+                never_return()
             if exc.executed == "no":
                 exc.executed = earlier
             raise

@@ -1,9 +1,10 @@
 """One socket, many calls in flight on it.
 
-Every call queues its line and gives the turn away; the lines queued in one turn of the event
-loop leave in one ``send``. Replies are read in the hub, which finds the waiting call by its id
-and switches straight into it. A call that stops waiting (its deadline, a kill) takes its id
-with it, so its late reply is recognised and dropped, and the connection lives on.
+A call that is the only one sends its line at once. Others queue theirs and give the turn away:
+the lines queued in one turn of the event loop leave in one ``send``. Replies are read in the
+hub, which finds the waiting call by its id and switches straight into it. A call that stops
+waiting (its deadline, a kill) takes its id with it, so its late reply is recognised and
+dropped, and the connection lives on.
 
 Ids count the lines that were queued, so an id also says whether a line was handed over to the
 kernel: that is the line between "did not run" and "may have run".
@@ -14,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Callable
+from math import inf
 from time import monotonic
 from typing import Any, Protocol
 
@@ -58,6 +60,8 @@ MAX_REPLY_DEPTH = 500
 #: Of what a peer says that does not speak gtcp, so much is told.
 MAX_SHOWN_BYTES = 40
 
+NOTHING = memoryview(b"")
+
 #: Seconds after which an idle connection is looked at before it is used again.
 STALE_AFTER = 0.001
 
@@ -72,14 +76,21 @@ class Waiting(Protocol):
 
 
 class Call:
-    """A greenlet that waits for one reply."""
+    """A greenlet that waits for one reply.
 
-    __slots__ = ("_greenlet", "_outcome", "deadline")
+    Raises:
+        BlockingSwitchOutError: it is the hub itself, which can't wait.
+    """
+
+    __slots__ = ("_greenlet", "_hub", "_outcome", "deadline")
 
     def __init__(self, deadline: float | None) -> None:
         self.deadline = deadline
+        self._hub = get_hub()
         self._greenlet: Any = getcurrent()
         self._outcome: Reply | GtcpError | None = None
+        if self._hub is self._greenlet:  # switching to itself returns at once, for ever
+            raise BlockingSwitchOutError("a call can't wait in a callback of the event loop")
 
     def deliver(self, outcome: Reply | GtcpError) -> None:
         """Wake the greenlet, if it still waits; called in the hub."""
@@ -89,10 +100,7 @@ class Call:
 
     def wait(self) -> Reply:
         """Give the turn away until there is an outcome."""
-        hub = get_hub()
-        if hub is self._greenlet:  # switching to itself returns at once: it would spin for ever
-            raise BlockingSwitchOutError("a call can't wait in a callback of the event loop")
-        switch = hub.switch
+        switch = self._hub.switch
         try:
             while self._outcome is None:
                 switch()
@@ -136,11 +144,13 @@ class Connection:
         self._sock = sock
         self._loop = get_hub().loop
         self._buffer = LineBuffer(max_reply_bytes)
+        # A text that nests n deep has at least 2n characters.
+        self._short = min(2 * MAX_REPLY_DEPTH, max_reply_bytes or inf)
         self._alarm = Alarm(self._expire)
         self._active = monotonic()
         self._out: list[bytes] = []
         self._chunk: list[bytes] = []  # the lines of a send that is under way
-        self._unsent = memoryview(b"")
+        self._unsent = NOTHING
         self._handed_over = 0  # the last id whose line the kernel has whole
         self._flush_due = False
         self._said_goodbye = False
@@ -183,7 +193,10 @@ class Connection:
         deadline = waiting.deadline
         timeout = None if deadline is None else self._milliseconds_until(deadline)
         line = encode_request(Outgoing(cmdid, number, timeout, params, False, meta))
-        self._queue(line)
+        if self.waiting:
+            self._queue(line)
+        else:
+            self._send_at_once(line)
         self.waiting[number] = waiting
         if deadline is not None:
             self._alarm.by(deadline)
@@ -204,13 +217,14 @@ class Connection:
         if self._closed:
             raise self._lost(number)
         if number > self._handed_over:
-            call = self._senders[number] = Call(deadline)
-            if deadline is not None:
-                self._alarm.by(deadline)
+            call = None
             try:
+                call = self._senders[number] = Call(deadline)
+                if deadline is not None:
+                    self._alarm.by(deadline)
                 call.wait()
             except BaseException:
-                if self._senders.pop(number, None) is not None:
+                if call is None or self._senders.pop(number, None) is not None:
                     self._take_back(number)
                 raise
 
@@ -231,7 +245,7 @@ class Connection:
 
     def look(self) -> bool:
         """Whether a connection that lay idle is still usable: reads what has come meanwhile."""
-        if not self.waiting and not self._closed and monotonic() - self._active > STALE_AFTER:
+        if monotonic() - self._active > STALE_AFTER and not self.waiting and not self._closed:
             self._readable()
         return self.usable
 
@@ -344,6 +358,15 @@ class Connection:
 
     # Writing
 
+    def _send_at_once(self, line: bytes) -> None:
+        """For a call that is the only one: it has nobody's line to leave together with."""
+        if self._out or self._chunk or self._closed:
+            self._queue(line)
+            return
+        self.sent += 1
+        self._chunk.append(line)
+        self._write(line)
+
     def _queue(self, line: bytes) -> None:
         self.sent += 1
         self._out.append(line)
@@ -355,21 +378,22 @@ class Connection:
         self._flush_due = False
         if self._out and not self._chunk and not self._closed:
             self._chunk, self._out = self._out, []
-            self._write(memoryview(b"".join(self._chunk)))
+            self._write(b"".join(self._chunk))
 
-    def _write(self, data: memoryview) -> None:
+    def _write(self, data: bytes | memoryview) -> None:
         try:
             count = self._sock.send(data)
         except (BlockingIOError, InterruptedError):
             count = 0
         except OSError as exc:
-            self._unsent = data
+            self._unsent = memoryview(data)
             self._unwritable(exc)
             return
-        self._unsent = data[count:]
-        if self._unsent:
+        if count < len(data):
+            self._unsent = memoryview(data)[count:]
             self._wait_until_writable()
         else:
+            self._unsent = NOTHING
             self._handed_over += len(self._chunk)
             self._chunk.clear()
 
@@ -426,6 +450,8 @@ class Connection:
             self._broken(exc)
             return False
         self._active = monotonic()
+        if self._take_one(data):
+            return True
         if not data:
             self._end(lambda number: self._lost(number, "the server closed the connection"))
             return False
@@ -434,6 +460,27 @@ class Connection:
             self._take(lines)
         if self._buffer.overflow:
             self._misspoken("a reply line is too long")
+        return True
+
+    def _take_one(self, data: bytes) -> bool:
+        """Deliver a reply that came alone, the short way; False when it needs the long one."""
+        size = len(data)
+        if (
+            size > self._short
+            or self._buffer.begun
+            or data.find(b"\n") != size - 1
+            or not data.isascii()
+        ):
+            return False
+        try:
+            reply = decode_reply(data)
+        except UNREADABLE:
+            return False
+        call = self.waiting.pop(reply.id, None)  # type: ignore[arg-type]
+        if call is None:
+            return False
+        call.deliver(reply)
+        self._places_freed()
         return True
 
     def _take(self, data: bytes) -> None:

@@ -148,6 +148,10 @@ class Pool:
 
     def _with_room(self) -> Connection | None:
         """The usable connection with the fewest calls in flight; None to open one or wait."""
+        if len(self.connections) == 1 and self._options.min_connections == 1:
+            only = self.connections[0]
+            if only.usable and len(only.waiting) < self._options.max_in_flight and only.look():
+                return only
         best, fewest, usable = None, self._options.max_in_flight, 0
         for connection in self.connections:
             if connection.usable:
