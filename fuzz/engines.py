@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import importlib.util
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -103,9 +104,11 @@ def by_atheris(target: str, seconds: float, seed: int, folder: Path, corpus: Pat
         (corpus / f"seed-{number:02}").write_bytes(each)
     words = folder / "words"
     words.write_text("".join(f'"{_quoted(each)}"\n' for each in module.TOKENS))
+    # Linux lets a process begin with the peak of the one that started it.
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     options = [
         f"-max_total_time={int(seconds)}", f"-seed={seed}", f"-max_len={MAX_BYTES}",
-        f"-dict={words}", f"-timeout={INPUT_SECONDS}", f"-rss_limit_mb={MEMORY_MB}",
+        f"-dict={words}", f"-timeout={INPUT_SECONDS}", f"-rss_limit_mb={peak_mb + MEMORY_MB}",
         f"-exact_artifact_path={folder / 'input'}", "-print_final_stats=1", "-len_control=0",
     ]  # fmt: skip
     atheris.Setup([sys.argv[0], *options, str(corpus)], module.run)
