@@ -14,6 +14,7 @@ from gtcp.errors import (
     RemoteError,
     RemoteTimeout,
 )
+from gtcp.identity import Peer
 from gtcp.protocol import Request
 from gtcp.server.handler import BaseHandler, Commands
 from gtcp.server.logger import BaseLogger
@@ -33,6 +34,7 @@ __all__ = [
     "ConnectError",
     "ConnectionLost",
     "GtcpError",
+    "Peer",
     "PoolTimeout",
     "ProtocolError",
     "RemoteError",

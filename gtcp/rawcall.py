@@ -6,7 +6,7 @@ import socket
 from time import monotonic
 
 from gtcp.address import Address
-from gtcp.client.pool import Options
+from gtcp.client.dial import Options
 from gtcp.errors import CallTimeout, ConnectError, ConnectionLost, ProtocolError
 from gtcp.protocol import LineBuffer, Outgoing, encode_request
 

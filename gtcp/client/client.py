@@ -15,14 +15,17 @@ from typing import Any, Final, TypeVar, overload
 import msgspec
 
 from gtcp import deadline as deadlines
-from gtcp.address import parse
+from gtcp.address import Address, parse
 from gtcp.client.connection import Connection, error_of
-from gtcp.client.pool import Options, Pool
+from gtcp.client.dial import Options, Trust
+from gtcp.client.pool import Pool
 from gtcp.client.pools import Pools, never_return
 from gtcp.client.retry import Retry
 from gtcp.client.stream import Item, Outcome, Stream
 from gtcp.errors import ConnectError, ConnectionLost, Executed, GtcpError, ProtocolError
 from gtcp.protocol import GOING_AWAY, Outgoing, Reply, encode_request
+from gtcp.secret import Key, find_keys, read_keys
+from gtcp.tls import ClientTls
 
 R = TypeVar("R")
 
@@ -47,22 +50,34 @@ class Client:
     used, and again whenever it has to.
 
     Args:
-        address: "host", "host:port", "[v6]:port" or "unix:/path"; port 8889 unless said.
+        address: "host", "host:port", "[v6]:port" or "unix:/path"; port 8889 unless said. With
+            "tls://" before it TLS is spoken, and the server's certificate verified.
         timeout: seconds a call may take in all, unless the call says otherwise; None for no
             limit.
         retries: how often a call that certainly did not run (or any, if it is idempotent)
             is tried again after the connection failed; 0 for never.
-        connect_timeout: seconds to resolve the name and connect, within the call's timeout;
-            None for no other limit.
+        connect_timeout: seconds to resolve the name, connect and introduce each other, within
+            the call's timeout; None for no other limit.
         min_connections: connections opened as soon as there are calls for them; as many as
             the server has workers, to use them all.
         max_connections: at most so many per OS thread.
         max_in_flight: calls in flight on one connection before another is opened.
         max_reply_bytes: the longest reply taken; None for no limit.
         keepalive: seconds within which a dead server is found without traffic.
+        ca: PEM file with the authorities that a server's certificate may be of; None for the
+            system's.
+        cert: PEM file with the client's own certificate, if the server asks for one.
+        key: PEM file with its private key, unless that is in the same file.
+        server_name: the name that the server's certificate must be for; None for the host of
+            the address.
+        secret: what both sides prove to know, "name:secret"; by default the first in
+            GTCP_SECRET or in the file that GTCP_SECRET_FILE names, if there is one; None for
+            none.
+        secret_file: a file whose first line is the secret.
 
     Raises:
-        ValueError: the address is none, or a limit is impossible.
+        ValueError: the address is none, a limit is impossible, a file can't be used, or a
+            secret is malformed; no message holds a secret.
     """
 
     def __init__(
@@ -77,8 +92,19 @@ class Client:
         max_in_flight: int = Options().max_in_flight,
         max_reply_bytes: int | None = Options().max_reply_bytes,
         keepalive: float | None = Options().keepalive,
+        ca: str | None = None,
+        cert: str | None = None,
+        key: str | None = None,
+        server_name: str | None = None,
+        secret: str | bytes | _Default | None = _DEFAULT,
+        secret_file: str | None = None,
     ) -> None:
         self.address = parse(address)
+        tls = _tls(self.address, ca, cert, key, server_name)
+        proven = _key(secret, secret_file)
+        self._trust = None
+        if tls is not None or proven is not None:
+            self._trust = Trust(tls, server_name or self.address.host, proven)
         self._options = Options(
             connect_timeout=connect_timeout,
             min_connections=min_connections,
@@ -89,7 +115,7 @@ class Client:
         )
         self._timeout = _checked(timeout)
         self._retry = Retry(retries)
-        self._pools = Pools(lambda: Pool(self.address, self._options))
+        self._pools = Pools(lambda: Pool(self.address, self._options, self._trust))
 
     def __repr__(self) -> str:
         return f"gtcp.Client({str(self.address)!r})"
@@ -358,6 +384,26 @@ class Client:
                 yield value
         finally:
             stream.abandon()
+
+
+def _tls(
+    address: Address, ca: str | None, cert: str | None, key: str | None, server_name: str | None
+) -> ClientTls | None:
+    if address.tls:
+        return ClientTls(ca, cert, key)
+    for name, value in (("ca", ca), ("cert", cert), ("key", key), ("server_name", server_name)):
+        if value is not None:
+            raise ValueError(f"{name}: expected an address that begins with tls://, got {address}")
+    return None
+
+
+def _key(secret: str | bytes | _Default | None, path: str | None) -> Key | None:
+    """The secret to prove; of several, which servers take for a while, the first."""
+    if isinstance(secret, _Default):
+        return next(iter(find_keys(path)), None)
+    if path is not None:
+        raise ValueError("secret and secret_file are both given: which one is meant?")
+    return None if secret is None else read_keys(secret)[0]
 
 
 def _connection(

@@ -46,10 +46,13 @@ from gtcp.protocol import (
 from gtcp.server.handler import Item, Rejection, Table, encode_safely, is_cancel
 from gtcp.server.logger import ACCESS, SERVER
 from gtcp.server.runner import Runner, Runners, Work, report
-from gtcp.sockets import READ, WRITE
+from gtcp.sockets import READ, WRITE, peer_of
+from gtcp.tls_socket import HELLO
 
 if TYPE_CHECKING:
+    from gtcp.identity import Peer
     from gtcp.server.settings import Settings
+    from gtcp.tls_socket import TlsSocket
 
 log = logging.getLogger(SERVER)
 access = logging.getLogger(ACCESS)
@@ -85,7 +88,8 @@ class Context:
         self.hosts: Counter[str] = Counter()  # open connections by peer host
         limit = settings.max_connections
         self.max_connections = inf if limit is None else limit
-        self.careful = settings.access_log
+        self.entering = 0  # sockets that have not shown yet who they are
+        self.careful = settings.access_log or table.restricted
         self.handled_before = 0  # by connections that are closed
 
     @property
@@ -97,14 +101,17 @@ class Context:
         """Count a connection out that has closed."""
         self.connections.discard(connection)
         self.handled_before += connection.handled
-        host = host_of(connection.address)
+        self.one_less_of(host_of(connection.address))
+
+    def one_less_of(self, host: str) -> None:
+        """Count a connection of this host out."""
         self.hosts[host] -= 1
         if not self.hosts[host]:
             del self.hosts[host]
 
     def too_many(self, host: str) -> str:
         """Why a further connection of this host would be one too many; empty if it is not."""
-        if len(self.connections) >= self.max_connections:
+        if len(self.connections) + self.entering >= self.max_connections:
             return "too many connections"
         limit = self.settings.max_connections_per_address
         if limit is not None and self.hosts[host] >= limit:
@@ -122,6 +129,7 @@ class Connection:
 
     Attributes:
         address: the peer, "host:port".
+        peer: who that is.
         since: when it was accepted, Unix seconds.
         handled: requests taken so far.
         in_flight: the runners whose handlers are blocked in a call of this connection.
@@ -158,12 +166,19 @@ class Connection:
         "in_flight",
         "leaving",
         "ordered",
+        "peer",
         "since",
         "stalled",
     )
 
-    def __init__(self, sock: socket.socket, address: str, context: Context) -> None:
-        self.address = address
+    def __init__(
+        self,
+        sock: socket.socket | TlsSocket,
+        address: str,
+        context: Context,
+        peer: Peer | None = None,
+    ) -> None:
+        self.address, self.peer = address, peer or peer_of(sock, address)
         self.since = time()
         self.handled = 0
         self.in_flight: set[Runner] = set()
@@ -221,6 +236,14 @@ class Connection:
             report(self.address)
             self.close()
 
+    def take(self, data: bytes) -> None:
+        """Serve what was received before there was a connection; called in the hub."""
+        try:
+            self._received(data)
+        except Exception:  # ours to mend; this connection is lost, the others go on
+            report(self.address)
+            self.close()
+
     def _received(self, data: bytes) -> None:
         self.active = now = monotonic()
         lines = self._buffer.feed(data)
@@ -232,6 +255,8 @@ class Connection:
             self._serve(lines, now)
             if self.ordered:
                 self._read_on_or_not()
+        elif data.startswith(HELLO):
+            self.reject(Rejection(BAD_REQUEST, "TLS is not spoken here"))
         if self._buffer.overflow and not self.leaving:
             self._overflowed()
 
@@ -321,11 +346,12 @@ class Connection:
             code = 0 if isinstance(reply, Success) else reply.code
             self._log_access(request, code, monotonic() - started, len(line))
 
-    def reject(self, rejection: Rejection) -> None:
+    def reject(self, rejection: Rejection, *, logged: bool = False) -> None:
         """Answer a line that is no request; after a fatal one nothing more is read."""
         line = encode_lines([rejection.reply])
         if rejection.fatal:
-            spawn(log.warning, "%s: %s; closing", self.address, rejection.reply.message)
+            if not logged:
+                spawn(log.warning, "%s: %s; closing", self.address, rejection.reply.message)
             self._leave(line, REFUSED_SECONDS)
         elif rejection.reply_wanted:
             self._queue(line)
@@ -530,10 +556,10 @@ class Connection:
             self._flush()
         if self._unsent or self._out or self._closed:
             return
-        if self._half_closed:
-            self.close()
-        elif not self._lingering:
+        if not self._lingering:
             self._linger()
+        if self._half_closed:  # both sides have said that they end
+            self.close()
 
     def _linger(self) -> None:
         self._lingering = True

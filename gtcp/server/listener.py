@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import logging
 import os
 import socket
-import stat
 from collections.abc import Callable
 from typing import Any
 
 from gevent import get_hub, spawn
 
-from gtcp.address import Address
+from gtcp.address import Address, of_peer
 from gtcp.server.logger import SERVER
+from gtcp.server.socket_file import SocketFile, file_id
 from gtcp.sockets import READ, System, adopt
 
 log = logging.getLogger(SERVER)
@@ -26,22 +27,56 @@ NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 #: Seconds to wait before trying again.
 PAUSE = 0.5
 
+EXPOSED = (
+    "other hosts can reach {}, and there is neither TLS nor a secret, so whoever connects could "
+    "call everything: set tls_cert or secret_file (or GTCP_SECRET), listen on 127.0.0.1, or say "
+    "insecure (--insecure)"
+)
 
-def listen(address: Address, backlog: int) -> socket.socket:
+
+class Exposed(ValueError):
+    """A server that knows nobody may not be reached by everybody."""
+
+
+def listen(
+    address: Address,
+    backlog: int,
+    *,
+    loopback_only: bool = False,
+    file: SocketFile = SocketFile(),  # noqa: B008  it never changes
+) -> socket.socket:
     """A listening socket on this address.
 
     A file left behind by a unix socket nobody listens on any more is replaced.
 
+    Args:
+        loopback_only: refuse an address that other hosts can reach.
+        file: permissions and owner of a unix socket's file.
+
     Raises:
+        Exposed: other hosts can reach it; nothing has listened.
         OSError: in use, not permitted, or no such host; the message names the address.
     """
     try:
-        return _unix(address, backlog) if address.path else _tcp(address, backlog)
+        if address.path:
+            return _listening(file.bound(address.path), backlog)
+        sock = _tcp(address)
+        if loopback_only:
+            refuse_exposed(sock)
+        return _listening(sock, backlog)
     except OSError as exc:
         raise type(exc)(exc.errno, f"can't listen on {address}: {exc.strerror or exc}") from exc
 
 
-def _tcp(address: Address, backlog: int) -> socket.socket:
+def refuse_exposed(sock: socket.socket) -> None:
+    """Raise Exposed, and close it, if other hosts can reach this socket."""
+    name = sock.getsockname()
+    if isinstance(name, tuple) and not ipaddress.ip_address(name[0]).is_loopback:
+        sock.close()
+        raise Exposed(EXPOSED.format(of_peer(name)))
+
+
+def _tcp(address: Address) -> socket.socket:
     family, kind, proto, _name, where = socket.getaddrinfo(
         address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
@@ -51,40 +86,20 @@ def _tcp(address: Address, backlog: int) -> socket.socket:
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(where)
-        return _listening(sock, backlog)
     except OSError:
         sock.close()
         raise
-
-
-def _unix(address: Address, backlog: int) -> socket.socket:
-    _remove_stale(address.path)
-    sock = System(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        sock.bind(address.path)
-        return _listening(sock, backlog)
-    except OSError:
-        sock.close()
-        raise
-
-
-def _listening(sock: socket.socket, backlog: int) -> socket.socket:
-    sock.setblocking(False)
-    sock.listen(backlog)
     return sock
 
 
-def _remove_stale(path: str) -> None:
-    if not (os.path.exists(path) and stat.S_ISSOCK(os.stat(path).st_mode)):
-        return
-    with System(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)  # where somebody listens but does not accept, it would wait
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)
-        except BlockingIOError:
-            pass  # in use, as bind() will say
+def _listening(sock: socket.socket, backlog: int) -> socket.socket:
+    try:
+        sock.setblocking(False)
+        sock.listen(backlog)
+    except OSError:
+        sock.close()
+        raise
+    return sock
 
 
 class Listener:
@@ -101,6 +116,7 @@ class Listener:
         self._sock = sock
         self._accepted = accepted
         self._at_once = at_once
+        self._file_id = file_id(self.address.path)
         loop = get_hub().loop
         self._watcher = loop.io(sock.fileno(), READ)
         self._pause = loop.timer(PAUSE)
@@ -131,7 +147,7 @@ class Listener:
         self.stop()
         path = self.address.path
         self._sock.close()
-        if path and os.path.exists(path):
+        if path and file_id(path) == self._file_id:  # another server may have replaced it
             os.unlink(path)
 
     def _acceptable(self) -> None:

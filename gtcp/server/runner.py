@@ -27,9 +27,20 @@ from gevent import GreenletExit, get_hub, spawn
 
 from gtcp.deadline import Alarm, Carrier, earliest
 from gtcp.errors import CallTimeout, Cancelled
-from gtcp.protocol import LATE, OVERLOADED, OWN_CMDID, Batch, Failure, Request, Success
+from gtcp.identity import fits
+from gtcp.protocol import (
+    LATE,
+    NOT_ALLOWED,
+    OVERLOADED,
+    OWN_CMDID,
+    Batch,
+    Failure,
+    Request,
+    Success,
+)
 from gtcp.server.handler import Item, Rejection, failure, overtakes
 from gtcp.server.logger import SERVER
+from gtcp.server.throttled import Throttled
 
 if TYPE_CHECKING:
     from gtcp.server.connection import Connection
@@ -249,7 +260,19 @@ class Runner(Carrier):
         own = request.cmdid == OWN_CMDID  # never waits, and a cancellation makes room
         if not own and not self.detached and self._runners.full(connection):
             return Failure(OVERLOADED, "too many calls in flight", request.id, {"retry_after": 1.0})
-        return None
+        return self._forbidden(connection, request)
+
+    def _forbidden(self, connection: Connection, request: Request[Any]) -> Failure | None:
+        allow = request._command.allow
+        if allow is None or fits(connection.peer.identities, allow):
+            return None
+        self._runners.strangers.warning(
+            "%s (%s): may not call cmdid %d",
+            connection.address,
+            connection.peer.identity or "nobody known",
+            request.cmdid,
+        )
+        return Failure(NOT_ALLOWED, "not allowed to call this command", request.id)
 
     def _failure(self, request: Request[Any], exc: BaseException) -> Failure:
         if self._stopped is not None and isinstance(exc, Cancelled):
@@ -316,6 +339,7 @@ class Runners:
         in_flight: the runners whose handler has blocked.
         room: whether more may block.
         clock_offset: add it to monotonic seconds to get Unix seconds.
+        strangers: where it is logged who was refused.
     """
 
     def __init__(self, max_in_flight: int | None, max_per_connection: int | None) -> None:
@@ -326,6 +350,7 @@ class Runners:
         self.in_flight: set[Runner] = set()
         self.room = self._max > 0
         self.clock_offset = 0.0
+        self.strangers = Throttled(log)
         self.set_clock()
 
     def set_clock(self) -> None:
