@@ -33,6 +33,10 @@ class NotTls(OSError):
     """What the peer said first is not TLS."""
 
 
+class TlsFailed(OSError):
+    """The peer has ended TLS by an alert, or what it sent is not what it encrypted."""
+
+
 class TlsSocket:
     """Stands in for a connected, non-blocking socket, which is its own from now on.
 
@@ -244,6 +248,8 @@ class TlsSocket:
                     break
         except ssl.SSLWantReadError:
             pass
+        except ssl.SSLZeroReturnError:
+            self._at_end = True
         except ssl.SSLError as exc:
             self._end = _broken(exc)
         if self._out.pending:  # the answer to a key update, or an alert
@@ -271,4 +277,4 @@ class TlsSocket:
 def _broken(exc: ssl.SSLError) -> OSError:
     if isinstance(exc, ssl.SSLEOFError):
         return ConnectionResetError(errno.ECONNRESET, "the connection was cut off")
-    return OSError(errno.EPROTO, f"TLS: {explain(exc)}")
+    return TlsFailed(errno.EPROTO, f"TLS failed: {explain(exc)}")

@@ -34,7 +34,7 @@ from gtcp.protocol import (
 from gtcp.secret import Key, Nonce, Proof, Response
 from gtcp.sockets import adopt, close_quietly, tune
 from gtcp.tls import ClientTls, explain
-from gtcp.tls_socket import NotTls, TlsSocket
+from gtcp.tls_socket import NotTls, TlsFailed, TlsSocket
 
 T = TypeVar("T")
 
@@ -140,6 +140,8 @@ def _translated(address: Address, exc: OSError | ValueError) -> ConnectError:
     if isinstance(exc, ssl.SSLCertVerificationError):
         return Untrusted(f"{address}: the server can't be trusted: {explain(exc)}")
     why = explain(exc) if isinstance(exc, OSError) else exc
+    if isinstance(exc, TlsFailed):
+        return Untrusted(f"{address}: {why}")
     if isinstance(exc, ssl.SSLError):
         return Untrusted(f"{address}: TLS failed: {why}")
     return ConnectError(f"can't connect to {address}: {why}")

@@ -6,11 +6,13 @@ a step reads beyond its own bytes goes to the next one, and at last to the conne
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import socket
 import ssl
 from typing import TYPE_CHECKING
 
+import gevent
 import msgspec
 from gevent.socket import wait_read, wait_write
 
@@ -35,6 +37,9 @@ if TYPE_CHECKING:
     from gtcp.server.settings import Settings
 
 RECV_BYTES = 65536
+
+#: Seconds a peer whose TLS handshake failed is given to take the alert.
+REFUSED_SECONDS = 1.0
 
 _decode_message = msgspec.json.Decoder(Message).decode
 
@@ -181,6 +186,7 @@ class Handshake:
         except NotTls:
             raise Refused(BAD_REQUEST, "TLS is spoken here") from None
         except ssl.SSLError as exc:
+            _let_read(plain)
             raise ConnectionAbortedError(f"TLS handshake failed: {explain(exc)}") from exc
         entrant.sock = tls
         entrant.names = names_of(tls.certificate())
@@ -195,6 +201,16 @@ class Handshake:
                 raise Refused(NOT_AUTHENTICATED, "the secret is wrong")
             entrant.send(encode_lines([Success(answer, message.id)]))
         entrant.names = (*entrant.names, challenge.identity)
+
+
+def _let_read(sock: socket.socket) -> None:
+    """Have the peer read why it was refused: closed at once, a reset could destroy it."""
+    with gevent.Timeout(REFUSED_SECONDS, False), contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_WR)
+        while True:
+            wait_read(sock.fileno())
+            if not sock.recv(RECV_BYTES):
+                return
 
 
 def _line(entrant: Entrant) -> bytes:
