@@ -153,6 +153,6 @@ class Admission:
             else:
                 peer = entrant.peer()
                 connection = Connection(entrant.sock, entrant.address, self._context, peer)
-                connection.reject(Rejection(code, message), logged=code == OVERLOADED)
+                connection.reject(Rejection(code, message), logged=code != OVERLOADED)
         except OSError:
             close_quietly(entrant.sock)

@@ -347,7 +347,11 @@ class Connection:
             self._log_access(request, code, monotonic() - started, len(line))
 
     def reject(self, rejection: Rejection, *, logged: bool = False) -> None:
-        """Answer a line that is no request; after a fatal one nothing more is read."""
+        """Answer a line that is no request; after a fatal one nothing more is read.
+
+        Args:
+            logged: whether somebody else has logged it.
+        """
         line = encode_lines([rejection.reply])
         if rejection.fatal:
             if not logged:
