@@ -8,6 +8,7 @@ child that ends at once is asked for the settings.
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import logging
 import os
@@ -21,9 +22,12 @@ import msgspec
 from gevent import monkey
 
 from gtcp.address import Address, parse
+from gtcp.server.handshake import make_handshake
+from gtcp.server.listener import Exposed, refuse_exposed
 from gtcp.server.logger import SERVER, configure
 from gtcp.server.server import Server
 from gtcp.server.settings import Settings, SettingsError
+from gtcp.server.socket_file import listened_on
 from gtcp.target import Target, TargetError, load
 
 
@@ -97,8 +101,9 @@ def _announce(server: Server) -> None:
 def _serve_with_workers(target: Target, layers: Layers, *, reload: bool, patch: bool) -> None:
     if importlib.util.find_spec("gunicorn") is None:
         raise GunicornMissing("--workers and --reload need gunicorn: pip install 'gtcp[gunicorn]'")
-    settings = layers(_own_settings(target, patch=patch))
-    _check_addresses(settings)
+    answer = _ask(target, patch=patch)
+    settings = layers(answer.settings)
+    _check_addresses(settings, _knows_peers(settings, answer))
     from gtcp.server.worker import AppImportError, serve
 
     def load_in_worker() -> Server:
@@ -114,7 +119,15 @@ def _serve_with_workers(target: Target, layers: Layers, *, reload: bool, patch: 
     serve(load_in_worker, settings, reload=reload, patch=patch)
 
 
-def _check_addresses(settings: Settings) -> None:
+def _knows_peers(settings: Settings, answer: _Answer) -> bool:
+    """Whether the workers will; a mistake in certificates or secrets is told here, once."""
+    try:
+        return make_handshake(settings, None).knows_peers or answer.has_secret
+    except ValueError as exc:
+        raise SettingsError(str(exc)) from exc
+
+
+def _check_addresses(settings: Settings, knows_peers: bool) -> None:
     """Fail at once, with one line, where gunicorn would try for five seconds with a dozen.
 
     Bound only, not listening: no client can meet these sockets.
@@ -123,10 +136,12 @@ def _check_addresses(settings: Settings) -> None:
         return  # gunicorn is handed the listening sockets, after SIGUSR2 or by systemd
     for each in map(parse, settings.addresses):
         if not each.path:
-            _check(each)
+            _check(each, loopback_only=not (settings.insecure or knows_peers))
+        elif listened_on(each.path):  # gunicorn would take it away from whoever it is
+            raise OSError(errno.EADDRINUSE, f"can't listen on {each}: Address already in use")
 
 
-def _check(address: Address) -> None:
+def _check(address: Address, *, loopback_only: bool) -> None:
     try:
         family, kind, proto, _, where = socket.getaddrinfo(
             address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -134,6 +149,10 @@ def _check(address: Address) -> None:
         with socket.socket(family, kind, proto) as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind(where)
+            if loopback_only:
+                refuse_exposed(sock)
+    except Exposed as exc:
+        raise SettingsError(str(exc)) from exc
     except OSError as exc:
         raise type(exc)(exc.errno, f"can't listen on {address}: {exc.strerror}") from exc
 
@@ -152,10 +171,11 @@ class _Answer(msgspec.Struct):
     """What the child that was asked for the settings says."""
 
     settings: Settings | None = None
+    has_secret: bool = False
     error: str = ""
 
 
-def _own_settings(target: Target, *, patch: bool) -> Settings:
+def _ask(target: Target, *, patch: bool) -> _Answer:
     """The settings of the server that TARGET names, without importing it here."""
     reading, writing = os.pipe()
     pid = os.fork()
@@ -170,7 +190,7 @@ def _own_settings(target: Target, *, patch: bool) -> Settings:
     answer = msgspec.json.decode(line, type=_Answer)
     if answer.settings is None:
         raise TargetError(answer.error)
-    return answer.settings
+    return answer
 
 
 def _answer_and_exit(pipe: int, answer: Callable[[], _Answer]) -> NoReturn:
@@ -185,6 +205,7 @@ def _look(target: Target, *, patch: bool) -> _Answer:
     if patch:
         monkey.patch_all()
     try:
-        return _Answer(settings=load(target).settings)
+        server = load(target)
+        return _Answer(settings=server.settings, has_secret=server.has_secret)
     except (TargetError, SettingsError) as exc:
         return _Answer(error=str(exc))

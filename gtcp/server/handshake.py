@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import os
 import socket
 import ssl
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import gevent
 import msgspec
@@ -27,10 +28,10 @@ from gtcp.protocol import (
     Success,
     encode_lines,
 )
-from gtcp.secret import MAX_LINE_BYTES, Challenge, Key, Message
+from gtcp.secret import MAX_LINE_BYTES, VARIABLE, Challenge, Key, Message, find_keys
 from gtcp.server import proxy_header
 from gtcp.sockets import peer_of
-from gtcp.tls import explain, names_of
+from gtcp.tls import explain, names_of, server_context
 from gtcp.tls_socket import NotTls, TlsSocket
 
 if TYPE_CHECKING:
@@ -203,9 +204,34 @@ class Handshake:
         entrant.names = (*entrant.names, challenge.identity)
 
 
+def make_handshake(settings: Settings, keys: list[Key] | None) -> Handshake:
+    """The steps for these settings.
+
+    Args:
+        keys: the secrets; None for those that the settings or the environment lead to.
+
+    Raises:
+        ValueError: certificates or secrets can't be used; one line says which and why.
+    """
+    tls = None
+    if settings.tls_cert is not None:
+        tls = server_context(
+            settings.tls_cert,
+            settings.tls_key,
+            settings.tls_ca,
+            require_client_cert=settings.require_client_cert,
+        )
+    if keys is None:
+        if settings.secret_file is not None and VARIABLE in os.environ:
+            raise ValueError(f"secret_file and {VARIABLE} are both set: which one is meant?")
+        keys = find_keys(settings.secret_file)
+    return Handshake(settings, tls, keys)
+
+
 def _let_read(sock: socket.socket) -> None:
     """Have the peer read why it was refused: closed at once, a reset could destroy it."""
-    with gevent.Timeout(REFUSED_SECONDS, False), contextlib.suppress(OSError):
+    timer: Any = gevent.Timeout(REFUSED_SECONDS, False)  # type: ignore[arg-type]  # ends quietly
+    with timer, contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_WR)
         while True:
             wait_read(sock.fileno())

@@ -19,17 +19,16 @@ from greenlet import getcurrent
 from gtcp.address import host_of, of_peer, parse
 from gtcp.deadline import Carrier
 from gtcp.protocol import OVERLOADED
-from gtcp.secret import VARIABLE, Key, find_keys, read_keys
+from gtcp.secret import Key, read_keys
 from gtcp.server.admission import Admission
 from gtcp.server.connection import Connection, Context
 from gtcp.server.handler import AnyLogger, Commands, HandlerT, Rejection
-from gtcp.server.handshake import Handshake
+from gtcp.server.handshake import Handshake, make_handshake
 from gtcp.server.listener import Exposed, Listener, listen, refuse_exposed
 from gtcp.server.logger import SERVER
 from gtcp.server.settings import Settings, SettingsError
 from gtcp.server.socket_file import SocketFile
 from gtcp.sockets import tune
-from gtcp.tls import server_context
 
 log = logging.getLogger(SERVER)
 
@@ -169,6 +168,11 @@ class Server:
         return self._context.handled if self._context else 0
 
     @property
+    def has_secret(self) -> bool:
+        """Whether the program itself has given it secrets that peers must prove."""
+        return bool(self._secret)
+
+    @property
     def in_flight(self) -> int:
         """Calls whose handlers are waiting for something at this moment."""
         return len(self._context.runners.in_flight) if self._context else 0
@@ -294,22 +298,7 @@ class Server:
         )
 
     def _make_handshake(self) -> Handshake:
-        """Raises ValueError when certificates or secrets can't be used."""
-        settings = self.settings
-        tls = None
-        if settings.tls_cert is not None:
-            tls = server_context(
-                settings.tls_cert,
-                settings.tls_key,
-                settings.tls_ca,
-                require_client_cert=settings.require_client_cert,
-            )
-        keys = self._secret
-        if keys is None:
-            if settings.secret_file is not None and VARIABLE in os.environ:
-                raise ValueError(f"secret_file and {VARIABLE} are both set: which one is meant?")
-            keys = find_keys(settings.secret_file)
-        return Handshake(settings, tls, keys)
+        return make_handshake(self.settings, self._secret)
 
     def _current_handshake(self) -> Handshake:
         assert self._handshake is not None

@@ -69,16 +69,21 @@ def _number(name: str | None) -> str | int | None:
 
 def remove_stale(path: str) -> None:
     """Remove the file of a socket that nobody listens on any more."""
-    if not stat.S_ISSOCK(_mode(path)):
-        return
+    if stat.S_ISSOCK(_mode(path)) and not listened_on(path):
+        os.unlink(path)
+
+
+def listened_on(path: str) -> bool:
+    """Whether somebody listens there; if not so much as asking is allowed, that is assumed."""
     with System(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)  # where somebody listens but does not accept, it would wait
         try:
             probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)
-        except BlockingIOError:
-            pass  # in use, as bind() will say
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        except OSError:
+            pass
+        return True
 
 
 def _mode(path: str) -> int:
