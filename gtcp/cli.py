@@ -7,6 +7,7 @@ line on stderr. What a subcommand needs, it imports itself: ``gtcp call`` is to 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import math
 import os
@@ -104,6 +105,28 @@ TIMEOUT = click.option(
 )
 
 
+CLIENT_OPTIONS = (
+    click.option("--ca", metavar="FILE", help="Authorities to trust, in place of the system's."),
+    click.option("--cert", metavar="FILE", help="The client's certificate."),
+    click.option("--key", metavar="FILE", help="Its private key, if it is in another file."),
+    click.option("--server-name", metavar="NAME", help="Whom the server's certificate is for."),
+    click.option("--secret-file", metavar="FILE", help="The secret that both sides prove."),
+)
+
+
+def trust(command: Any) -> Any:
+    """Add the options that say whom to trust, as one argument ``trust``."""
+
+    @functools.wraps(command)
+    def with_trust(**given: Any) -> Any:
+        names = ("ca", "cert", "key", "server_name", "secret_file")
+        return command(trust={name: given.pop(name) for name in names}, **given)
+
+    for option in reversed(CLIENT_OPTIONS):
+        with_trust = option(with_trust)
+    return with_trust
+
+
 @click.group("gtcp", invoke_without_command=True)
 @click.version_option(__version__, message="gtcp %(version)s")
 @click.pass_context
@@ -111,6 +134,8 @@ def cli(ctx: click.Context) -> None:
     """Synchronous RPC over TCP: serve commands, and call them.
 
     ADDRESS is "host", "host:port", "[v6]:port" or "unix:/path"; the port is 8889 unless said.
+    To speak TLS, put "tls://" before it. A secret stands in a file, or in the variable
+    GTCP_SECRET.
 
     To see it all at work: gtcp demo
     """
@@ -136,6 +161,16 @@ def cli(ctx: click.Context) -> None:
 @click.option("--log-level", metavar="LEVEL", help="debug, info, warning, error or critical.")
 @click.option("--access-log/--no-access-log", default=None, help="Log a line for every request.")
 @click.option("--graceful-timeout", metavar="SECONDS", help="How long a drain may take.")
+@click.option("--tls-cert", metavar="FILE", help="Speak TLS, with this certificate.")
+@click.option("--tls-key", metavar="FILE", help="Its private key, if it is in another file.")
+@click.option("--tls-ca", metavar="FILE", help="Take client certificates of these authorities.")
+@click.option(
+    "--require-client-cert", is_flag=True, default=None, help="Refuse clients without one."
+)
+@click.option("--secret-file", metavar="FILE", help="Secrets that clients must prove to know.")
+@click.option(
+    "--insecure", is_flag=True, default=None, help="Serve other hosts without TLS or a secret."
+)
 @click.option("--reload", is_flag=True, help="Start anew when a file of the application changes.")
 @click.option("--no-patch", is_flag=True, help="Do not monkey-patch the standard library.")
 def serve(
@@ -148,6 +183,7 @@ def serve(
     graceful_timeout: str | None,
     reload: bool,
     no_patch: bool,
+    **edge: str | bool | None,
 ) -> None:
     """Serve the commands of TARGET.
 
@@ -172,6 +208,7 @@ def serve(
         "log_level": log_level,
         "access_log": access_log,
         "graceful_timeout": graceful_timeout,
+        **edge,
     }
     from gtcp import serving
     from gtcp.server.settings import Settings, SettingsError
@@ -199,7 +236,10 @@ def serve(
 @click.argument("params", metavar="[PARAMS]", default="null")
 @TIMEOUT
 @click.option("--raw", is_flag=True, help="Print the reply line as it came.")
-def call(address: str, cmdid: int, params: str, timeout: float, raw: bool) -> None:
+@trust
+def call(
+    address: str, cmdid: int, params: str, timeout: float, raw: bool, trust: dict[str, Any]
+) -> None:
     """Call a command and print its result as JSON.
 
     PARAMS is a JSON object, or - to read it from stdin. The exit status is 1 when the server
@@ -213,11 +253,11 @@ def call(address: str, cmdid: int, params: str, timeout: float, raw: bool) -> No
     value = _params(params)
     with _failures_told():
         if raw:
-            _print_raw_reply(address, cmdid, value, timeout)
+            _print_raw_reply(address, cmdid, value, timeout, trust)
         else:
             from gtcp.client.client import Client
 
-            with Client(address, timeout=timeout) as client:
+            with Client(address, timeout=timeout, **trust) as client:
                 _print_json(client.call(cmdid, value))
 
 
@@ -229,12 +269,14 @@ def _params(text: str) -> Any:
         raise Misuse(f"PARAMS: {exc}") from exc
 
 
-def _print_raw_reply(address: str, cmdid: int, params: Any, timeout: float) -> None:
+def _print_raw_reply(
+    address: str, cmdid: int, params: Any, timeout: float, trust: dict[str, Any]
+) -> None:
     from gtcp.client.connection import error_of
     from gtcp.protocol import UNREADABLE, decode_reply
     from gtcp.rawcall import call_raw
 
-    line = call_raw(parse_address(address), cmdid, params, timeout)
+    line = call_raw(address, cmdid, params, timeout, trust)
     click.echo(line, nl=False)
     try:
         reply = decode_reply(line)
@@ -269,7 +311,10 @@ def _print_raw_reply(address: str, cmdid: int, params: Any, timeout: float) -> N
     callback=_seconds,
     help="How long each may take.",
 )
-def ping(address: str, count: int | None, interval: float, timeout: float) -> None:
+@trust
+def ping(
+    address: str, count: int | None, interval: float, timeout: float, trust: dict[str, Any]
+) -> None:
     """Ask a server for a sign of life.
 
     Once a second, until Ctrl-C; at the end comes a summary, as with ping(8). The exit status
@@ -277,7 +322,11 @@ def ping(address: str, count: int | None, interval: float, timeout: float) -> No
     """
     from gtcp import ping as pinging
 
-    if not pinging.ping(address, count=count, interval=interval, timeout=timeout):
+    with _failures_told():
+        received = pinging.ping(
+            address, count=count, interval=interval, timeout=timeout, trust=trust
+        )
+    if not received:
         raise SystemExit(FAILED)
 
 
@@ -288,7 +337,8 @@ def ping(address: str, count: int | None, interval: float, timeout: float) -> No
 @ADDRESS
 @click.option("--json", "as_json", is_flag=True, help="Everything, with the JSON Schemas.")
 @TIMEOUT
-def commands(address: str, as_json: bool, timeout: float) -> None:
+@trust
+def commands(address: str, as_json: bool, timeout: float, trust: dict[str, Any]) -> None:
     """List the commands of a server.
 
     What they take, what they return, what they are for.
@@ -296,7 +346,7 @@ def commands(address: str, as_json: bool, timeout: float) -> None:
     from gtcp.client.client import Client
     from gtcp.listing import Row, table
 
-    with _failures_told(), Client(address, timeout=timeout) as client:
+    with _failures_told(), Client(address, timeout=timeout, **trust) as client:
         if as_json:
             _print_json(client.call(0, {"op": "commands"}))
         else:

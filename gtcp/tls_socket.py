@@ -25,9 +25,6 @@ RECV_BYTES = 65536
 #: The first bytes of TLS records: an alert, a handshake message.
 ALERT, HANDSHAKE = 21, 22
 
-#: What a TLS client sends first: a handshake record of some version 3.x.
-HELLO = b"\x16\x03"
-
 
 class NotTls(OSError):
     """What the peer said first is not TLS."""

@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from time import monotonic
-from typing import Any, Final, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
 import msgspec
 
 from gtcp import deadline as deadlines
 from gtcp.address import Address, parse
 from gtcp.client.connection import Connection, error_of
-from gtcp.client.dial import Options, Trust
+from gtcp.client.dial import Dialled, Options, Trust, dial
 from gtcp.client.pool import Pool
 from gtcp.client.pools import Pools, never_return
 from gtcp.client.retry import Retry
@@ -25,7 +25,9 @@ from gtcp.client.stream import Item, Outcome, Stream
 from gtcp.errors import ConnectError, ConnectionLost, Executed, GtcpError, ProtocolError
 from gtcp.protocol import GOING_AWAY, Outgoing, Reply, encode_request
 from gtcp.secret import Key, find_keys, read_keys
-from gtcp.tls import ClientTls
+
+if TYPE_CHECKING:
+    from gtcp.tls import ClientTls
 
 R = TypeVar("R")
 
@@ -263,6 +265,10 @@ class Client:
         ConnectionLost, later calls ConnectError."""
         self._pools.close()
 
+    def dial(self, deadline: float | None) -> Dialled:
+        """A new connection's socket, for who wants to see the bytes; see ``dial.dial``."""
+        return dial(self.address, self._options, self._trust, deadline)
+
     def stats(self) -> dict[str, int]:
         """Counts since the client was made.
 
@@ -390,6 +396,8 @@ def _tls(
     address: Address, ca: str | None, cert: str | None, key: str | None, server_name: str | None
 ) -> ClientTls | None:
     if address.tls:
+        from gtcp.tls import ClientTls  # takes its time to import, and few need it
+
         return ClientTls(ca, cert, key)
     for name, value in (("ca", ca), ("cert", cert), ("key", key), ("server_name", server_name)):
         if value is not None:

@@ -15,7 +15,7 @@ import contextlib
 import socket
 from collections.abc import Callable
 from time import monotonic
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 from gevent import get_hub
@@ -53,7 +53,9 @@ from gtcp.protocol import (
     is_utf8,
 )
 from gtcp.sockets import READ, WRITE, close_quietly, unheard
-from gtcp.tls_socket import TlsSocket
+
+if TYPE_CHECKING:
+    from gtcp.tls_socket import TlsSocket
 
 RECV_BYTES = 262_144
 

@@ -7,10 +7,10 @@ have run: every exception says so, and why.
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
-import ssl
 from time import monotonic
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
 
 import gevent
 import msgspec
@@ -33,8 +33,10 @@ from gtcp.protocol import (
 )
 from gtcp.secret import Key, Nonce, Proof, Response
 from gtcp.sockets import adopt, close_quietly, tune
-from gtcp.tls import ClientTls, explain
-from gtcp.tls_socket import NotTls, TlsFailed, TlsSocket
+
+if TYPE_CHECKING:
+    from gtcp.tls import ClientTls
+    from gtcp.tls_socket import TlsSocket
 
 T = TypeVar("T")
 
@@ -46,7 +48,10 @@ MAX_LINE_BYTES = 4096
 #: Answers to a handshake after which trying again can't help.
 FINAL = frozenset({NOT_AUTHENTICATED, NOT_ALLOWED, WRONG_PARAMS})
 
-Stream = socket.socket | TlsSocket
+Stream: TypeAlias = "socket.socket | TlsSocket"
+
+#: A socket that is ready for calls, and what it has said already.
+Dialled: TypeAlias = "tuple[Stream, bytes]"
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,7 +109,7 @@ class Trust:
 
 def dial(
     address: Address, options: Options, trust: Trust | None, deadline: float | None
-) -> tuple[Stream, bytes]:
+) -> Dialled:
     """A connected, non-blocking socket whose peer has shown who it is, if that was asked for.
 
     Returns:
@@ -135,15 +140,9 @@ def dial(
 
 
 def _translated(address: Address, exc: OSError | ValueError) -> ConnectError:
-    if isinstance(exc, NotTls):
-        return Untrusted(f"{address}: the server does not speak TLS there")
-    if isinstance(exc, ssl.SSLCertVerificationError):
-        return Untrusted(f"{address}: the server can't be trusted: {explain(exc)}")
-    why = explain(exc) if isinstance(exc, OSError) else exc
-    if isinstance(exc, TlsFailed):
+    why = getattr(exc, "strerror", None) or exc
+    if isinstance(exc, OSError) and exc.errno == errno.EPROTO:  # what TlsSocket says of alerts
         return Untrusted(f"{address}: {why}")
-    if isinstance(exc, ssl.SSLError):
-        return Untrusted(f"{address}: TLS failed: {why}")
     return ConnectError(f"can't connect to {address}: {why}")
 
 
@@ -187,16 +186,15 @@ def _connect_one(family: int, where: Any) -> Any:
 # TLS and the secret
 
 
-def _introduced(sock: socket.socket, address: Address, trust: Trust | None) -> tuple[Stream, bytes]:
+def _introduced(sock: socket.socket, address: Address, trust: Trust | None) -> Dialled:
     if trust is None:
         return sock, b""
     try:
         stream: Stream = sock
+        received = b""
         if trust.tls is not None:
-            tls = TlsSocket(sock, trust.tls.context(), server_name=trust.server_name)
-            tls.handshake()
-            stream = tls
-        talk = _Talk(stream, address)
+            stream, received = _encrypted(sock, trust.tls, trust.server_name, address)
+        talk = _Talk(stream, received, address)
         if trust.key is not None:
             _prove(talk, trust.key)
         else:
@@ -207,6 +205,24 @@ def _introduced(sock: socket.socket, address: Address, trust: Trust | None) -> t
         close_quietly(sock)
         raise
     return stream, talk.received
+
+
+def _encrypted(sock: socket.socket, tls: ClientTls, name: str, address: Address) -> Dialled:
+    import ssl  # takes its time to import, and few need it
+
+    from gtcp.tls import explain
+    from gtcp.tls_socket import NotTls, TlsSocket
+
+    stream = TlsSocket(sock, tls.context(), server_name=name)
+    try:
+        stream.handshake()
+    except NotTls as exc:
+        raise Untrusted(f"{address}: the server does not speak TLS there") from exc
+    except ssl.SSLCertVerificationError as exc:
+        raise Untrusted(f"{address}: the server can't be trusted: {explain(exc)}") from exc
+    except ssl.SSLError as exc:
+        raise Untrusted(f"{address}: TLS failed: {explain(exc)}") from exc
+    return stream, stream.received()
 
 
 def _prove(talk: _Talk, key: Key) -> None:
@@ -224,9 +240,9 @@ class _Talk:
         received: what has been read and not been used.
     """
 
-    def __init__(self, stream: Stream, address: Address) -> None:
+    def __init__(self, stream: Stream, received: bytes, address: Address) -> None:
         self.address = address
-        self.received = stream.received() if isinstance(stream, TlsSocket) else b""
+        self.received = received
         self._stream = stream
         self._count = 0
 

@@ -22,6 +22,7 @@ from gtcp.server.connection import Connection, Context
 from gtcp.server.handler import Rejection
 from gtcp.server.handshake import Entrant, Handshake, Refused
 from gtcp.server.logger import SERVER
+from gtcp.server.runner import report
 from gtcp.server.throttled import Throttled
 from gtcp.sockets import close_quietly, tune
 
@@ -113,7 +114,10 @@ class Admission:
             close_quietly(entrant.sock)
             why = exc.strerror or str(exc)
             self._strangers.warning("%s: %s; closing", entrant.address, why)
-        except BaseException:
+        except Exception:  # ours to mend; this connection is lost, the others go on
+            close_quietly(entrant.sock)
+            report(entrant.address)
+        except BaseException:  # the server stops
             close_quietly(entrant.sock)
             raise
         else:

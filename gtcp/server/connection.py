@@ -47,7 +47,6 @@ from gtcp.server.handler import Item, Rejection, Table, encode_safely, is_cancel
 from gtcp.server.logger import ACCESS, SERVER
 from gtcp.server.runner import Runner, Runners, Work, report
 from gtcp.sockets import READ, WRITE, peer_of
-from gtcp.tls_socket import HELLO
 
 if TYPE_CHECKING:
     from gtcp.identity import Peer
@@ -66,6 +65,9 @@ PIECE_BYTES = 4096
 
 #: Replies of handlers that do not wait are kept for one `send`, but no more than this.
 MAX_QUEUED = 100
+
+#: What a TLS client sends first: a handshake record of some version 3.x.
+TLS_HELLO = b"\x16\x03"
 
 #: SO_LINGER with no seconds: close() sends a reset.
 RESET = struct.pack("ii", 1, 0)
@@ -255,7 +257,7 @@ class Connection:
             self._serve(lines, now)
             if self.ordered:
                 self._read_on_or_not()
-        elif data.startswith(HELLO):
+        elif data.startswith(TLS_HELLO):
             self.reject(Rejection(BAD_REQUEST, "TLS is not spoken here"))
         if self._buffer.overflow and not self.leaving:
             self._overflowed()

@@ -10,7 +10,6 @@ import contextlib
 import ipaddress
 import os
 import socket
-import ssl
 from typing import TYPE_CHECKING, Any
 
 import gevent
@@ -31,11 +30,12 @@ from gtcp.protocol import (
 from gtcp.secret import MAX_LINE_BYTES, VARIABLE, Challenge, Key, Message, find_keys
 from gtcp.server import proxy_header
 from gtcp.sockets import peer_of
-from gtcp.tls import explain, names_of, server_context
-from gtcp.tls_socket import NotTls, TlsSocket
 
 if TYPE_CHECKING:
+    import ssl
+
     from gtcp.server.settings import Settings
+    from gtcp.tls_socket import TlsSocket
 
 RECV_BYTES = 65536
 
@@ -179,8 +179,13 @@ class Handshake:
             self.check_network(entrant)
 
     def _start_tls(self, entrant: Entrant, context: ssl.SSLContext) -> None:
+        import ssl  # takes its time to import, and few need it
+
+        from gtcp.tls import explain, names_of
+        from gtcp.tls_socket import NotTls, TlsSocket
+
         plain = entrant.sock
-        assert isinstance(plain, socket.socket)
+        assert not isinstance(plain, TlsSocket)
         tls = TlsSocket(plain, context, received=entrant.received)
         try:
             tls.handshake()
@@ -215,6 +220,8 @@ def make_handshake(settings: Settings, keys: list[Key] | None) -> Handshake:
     """
     tls = None
     if settings.tls_cert is not None:
+        from gtcp.tls import server_context
+
         tls = server_context(
             settings.tls_cert,
             settings.tls_key,

@@ -68,7 +68,7 @@ class TestExposure:
     MESSAGE = "other hosts can reach 0.0.0.0:"
 
     def test_gunicorn_says_so_once_and_stops(self, start: Start) -> None:
-        master = start(*GUNICORN, "-b", "0.0.0.0:0", "-w", "2", "app:server")
+        master = start(*GUNICORN, "-b", "0.0.0.0:0", "app:server")
         assert master.end() == 4  # gunicorn's "App failed to load"
         assert self.MESSAGE in master.log
         assert "Traceback" not in master.log
@@ -131,6 +131,7 @@ class TestReload:
         cert = authority.issue("localhost")
         running = start(*SERVE, "--workers", "2", tls_cert=cert)
         where = address(running)
+        running.wait_for("gtcp.server: gtcp: listening", 2)
         with gtcp.Client(where, ca=authority.ca) as client:
             client.call(1)
             authority.issue("localhost", "new.example")
@@ -138,6 +139,7 @@ class TestReload:
             new = {"ca": authority.ca, "server_name": "new.example"}
             eventually(lambda: self.answers(where, new))
             client.call(1)
+            running.wait_for("gtcp.server: gtcp: listening", 4)
             running.until(lambda: len(running.workers) == 2)
             workers = running.workers
             Path(cert).write_text("oops")
