@@ -39,7 +39,7 @@ from gtcp.protocol import (
     Success,
 )
 from gtcp.server.handler import Item, Rejection, failure, overtakes
-from gtcp.server.logger import SERVER
+from gtcp.server.logger import SERVER, escape
 from gtcp.server.throttled import Throttled
 
 if TYPE_CHECKING:
@@ -49,6 +49,9 @@ log = logging.getLogger(SERVER)
 
 #: Seconds by which the deadline of a nested call may be earlier: it travels in milliseconds.
 CLOSE = 0.002
+
+#: Of who was refused, so much is logged.
+MAX_IDENTITY_CHARS = 200
 
 #: Idle runners kept for the next handlers that block; more are let go.
 MAX_IDLE = 100
@@ -269,7 +272,7 @@ class Runner(Carrier):
         self._runners.strangers.warning(
             "%s (%s): may not call cmdid %d",
             connection.address,
-            connection.peer.identity or "nobody known",
+            escape(connection.peer.identity or "nobody known", MAX_IDENTITY_CHARS),
             request.cmdid,
         )
         return Failure(NOT_ALLOWED, "not allowed to call this command", request.id)
