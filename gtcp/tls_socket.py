@@ -201,11 +201,8 @@ class TlsSocket:
         """With SHUT_WR, say that nothing follows; what still comes is thrown away then."""
         if how == socket.SHUT_WR and not self._shut:
             self._shut = True
-            try:
-                self._tls.unwrap()
-            except ssl.SSLError:
-                pass  # it asks for the peer's goodbye, which nobody waits for
-            self._push()
+            if not self._under_way:  # else the peer gets no goodbye, and what it got is cut off
+                self._say_goodbye()
         self._sock.shutdown(how)
 
     def close(self) -> None:
@@ -213,6 +210,13 @@ class TlsSocket:
         self._sock.close()
 
     # Bytes
+
+    def _say_goodbye(self) -> None:
+        try:
+            self._tls.unwrap()
+        except ssl.SSLError:
+            pass  # it asks for the peer's goodbye, which nobody waits for
+        self._push()
 
     def _encrypt(self, data: memoryview) -> int:
         try:
@@ -249,7 +253,9 @@ class TlsSocket:
             self._at_end = True
         except ssl.SSLError as exc:
             self._end = _broken(exc)
-        if self._out.pending:  # the answer to a key update, or an alert
+        # The answer to a key update, or an alert. Behind a record that is under way it waits for
+        # the next `send`: what has left by then, only that may count.
+        if self._out.pending and not self._under_way:
             with contextlib.suppress(OSError):  # a broken connection shows when it is read
                 self._push()
         if parts:

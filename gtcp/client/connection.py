@@ -246,6 +246,10 @@ class Connection:
 
     def close(self) -> None:
         """Close at once; calls in flight raise ConnectionLost."""
+        if not self._closed:
+            # TLS's goodbye: without it, a server would take what was sent last for cut off.
+            with contextlib.suppress(OSError):
+                self._sock.shutdown(socket.SHUT_WR)
         self._end(lambda number: self._lost(number))
 
     def shut(self) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 import gtcp
 from tests.edge.certificates import Authority, encrypted, self_signed
-from tests.helpers import PATIENCE, Line, Serving, eventually, serving
+from tests.helpers import PATIENCE, Gate, Line, Serving, eventually, serving
 
 
 def commands() -> gtcp.Commands:
@@ -390,6 +390,18 @@ class TestClientWire:
                 for thread in threads:
                     thread.join(PATIENCE)
                 assert sorted(each["n"] for each in results) == list(range(5))
+
+    def test_what_was_sent_last_runs_though_the_client_closes(self, authority: Authority) -> None:
+        gate, table = Gate(), gtcp.Commands()
+        table.handler(1)(lambda request: gate.wait())
+        with serving(table, tls_cert=authority.issue("localhost"), half_close_grace=60) as server:
+            with gtcp.Client(tls(server), ca=authority.ca) as client:
+                client.notify(1)
+                eventually(lambda: gate.waiting)
+            eventually(lambda: not next(iter(server.server.connections))._reader.active)
+            assert gate.waiting
+            gate.open()
+            eventually(lambda: gate.passed == 1)
 
 
 class TestReload:
