@@ -88,7 +88,8 @@ class TestExposure:
             running = start(
                 "-m", "gtcp", "serve", "app", "--bind", "0.0.0.0:0", "--workers", workers, **env
             )
-            running.wait_for("gtcp: listening on 0.0.0.0:")
+            lines = 1 if workers == "1" else 3  # the master's, and one of each worker
+            running.wait_for("gtcp: listening on 0.0.0.0:", lines)
             running.send(signal.SIGTERM)
             assert running.end() == 0
             assert SECRET[-9:] not in running.log
