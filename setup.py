@@ -20,6 +20,7 @@ TEST = [
     *GUNICORN,
     *DOCS,
     ATHERIS,
+    "cryptography>=42",  # certificates that trustme does not make
     "coverage>=7.10",  # 7.10 measures subprocesses and forks by itself
     "hypothesis>=6.100",
     "import-linter>=2.1",

@@ -20,6 +20,7 @@ from gtcp.errors import (
     RemoteError,
     RemoteTimeout,
 )
+from gtcp.identity import Peer
 from gtcp.protocol import Request
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ __all__ = [
     "ConnectError",
     "ConnectionLost",
     "GtcpError",
+    "Peer",
     "PoolTimeout",
     "ProtocolError",
     "RemoteError",

@@ -1,6 +1,7 @@
 """Where a server listens and a client connects.
 
-Written ``host``, ``host:port``, ``[v6]:port`` or ``unix:/path``.
+Written ``host``, ``host:port``, ``[v6]:port`` or ``unix:/path``; with ``tls://`` before it a
+client speaks TLS.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ import msgspec
 
 DEFAULT_PORT = 8889
 
+TLS = "tls://"
+
 
 class Address(msgspec.Struct, frozen=True):
     """A TCP host and port, or the path of a unix socket (then ``path`` is not empty)."""
@@ -16,11 +19,13 @@ class Address(msgspec.Struct, frozen=True):
     host: str = ""
     port: int = 0
     path: str = ""
+    tls: bool = False
 
     def __str__(self) -> str:
         if self.path:
             return f"unix:{self.path}"
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{TLS if self.tls else ''}{host}:{self.port}"
 
 
 def parse(text: str, default_port: int = DEFAULT_PORT) -> Address:
@@ -33,6 +38,11 @@ def parse(text: str, default_port: int = DEFAULT_PORT) -> Address:
         if not text[5:]:
             raise _wrong(text)
         return Address(path=text[5:])
+    if text.startswith(TLS):
+        found = parse(text.removeprefix(TLS), default_port)
+        if found.path or found.tls:
+            raise _wrong(text)
+        return Address(found.host, found.port, tls=True)
     if text.startswith("["):
         host, bracket, rest = text[1:].partition("]")
         colon, port = rest[:1], rest[1:]
@@ -83,5 +93,6 @@ def host_of(peer: str) -> str:
 
 def _wrong(text: str, more: str = "") -> ValueError:
     return ValueError(
-        f"{text!r} is not an address: expected host, host:port, [v6]:port or unix:/path{more}"
+        f"{text!r} is not an address: expected host, host:port, [v6]:port or unix:/path, "
+        f"a client's also with {TLS} before it{more}"
     )

@@ -19,7 +19,11 @@ from typing import Annotated, Any, ClassVar, Generic, Protocol, TypeVar
 
 import msgspec
 
+from gtcp.identity import Peer
+
 BAD_REQUEST = 400
+NOT_AUTHENTICATED = 401
+NOT_ALLOWED = 403
 NOT_FOUND = 404
 LATE = 408
 TOO_LARGE = 413
@@ -37,12 +41,16 @@ Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Seconds = Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)]
 
 
-class Peer(Protocol):
+class Origin(Protocol):
     """What a request needs to know of the connection it came by."""
 
     @property
     def address(self) -> str:
         """The peer, as text."""
+
+    @property
+    def peer(self) -> Peer:
+        """The peer, and who it is."""
 
 
 class Batch(msgspec.Struct, gc=False):
@@ -57,7 +65,7 @@ class Batch(msgspec.Struct, gc=False):
         arrived: when they came, monotonic seconds.
     """
 
-    peer: Peer
+    peer: Origin
     data: bytes
     arrived: float
 
@@ -108,6 +116,12 @@ class Request(msgspec.Struct, Generic[T], kw_only=True):
         """The peer, ``host:port``; ``unix:`` for a unix socket."""
         batch: Batch | None = self._batch
         return batch.peer.address if batch is not None else ""
+
+    @property
+    def peer(self) -> Peer:
+        """Who sent it: address, and the identities that were proven when connecting."""
+        batch: Batch | None = self._batch
+        return batch.peer.peer if batch is not None else Peer("")
 
     @property
     def raw_body(self) -> bytes:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import struct
 import sys
 from importlib import import_module
 from typing import Any
+
+from gtcp.identity import Peer
 
 
 def original(module: str, name: str) -> Any:
@@ -75,7 +78,7 @@ def tune(sock: socket.socket, keepalive: float | None) -> None:
         sock.setsockopt(*option)
 
 
-def unheard(sock: socket.socket) -> bool:
+def unheard(sock: Any) -> bool:
     """Whether the peer's host does not even acknowledge what it was sent, again and again.
 
     The host of a program that is merely busy, or stopped, still acknowledges. Where the
@@ -85,7 +88,30 @@ def unheard(sock: socket.socket) -> bool:
     if number is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
         return False
     # struct tcp_info of linux/tcp.h: the third byte counts unanswered retransmissions.
-    return sock.getsockopt(socket.IPPROTO_TCP, number, 8)[2] >= UNANSWERED
+    info: bytes = sock.getsockopt(socket.IPPROTO_TCP, number, 8)
+    return info[2] >= UNANSWERED
+
+
+def peer_of(sock: Any, address: str, names: tuple[str, ...] = ()) -> Peer:
+    """Who is at the other end; of a unix socket the system tells.
+
+    Args:
+        names: what it has proven to be.
+    """
+    if sock.family != socket.AF_UNIX:
+        return Peer(address, names)
+    pid, uid = _credentials(sock)
+    own = () if uid is None else (f"uid:{uid}",)
+    return Peer(address, (*names, *own), pid, uid)
+
+
+def _credentials(sock: Any) -> tuple[int | None, int | None]:
+    """Process and user when it was connected (unix(7)); None where the system does not tell."""
+    number = getattr(socket, "SO_PEERCRED", None)
+    if number is None:
+        return None, None
+    pid, uid, _gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, number, 12))
+    return pid, uid
 
 
 def close_quietly(sock: Any) -> None:

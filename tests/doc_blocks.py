@@ -11,7 +11,8 @@
   and stderr together; `...` stands for anything. Without a `$ ` line nothing is run.
 - All other blocks are read by humans only.
 
-The port 8889 of the document is a free one when it is run, so that nothing is in its way.
+The ports 8889 and 8890 of the document are free ones when it is run, so that nothing is in its
+way.
 
 HTML comments above a block mark it:
 
@@ -170,7 +171,9 @@ class Document:
 
     def run(self) -> None:
         """Run every block; raises DocFailure at the first that does not hold."""
-        text = self.path.read_text(encoding="utf-8").replace("8889", str(free_port()))
+        ports = {"8889": str(free_port()), "8890": str(free_port())}
+        text = self.path.read_text(encoding="utf-8")
+        text = re.sub("|".join(ports), lambda match: ports[match[0]], text)
         for block in parse(text):
             if not self.left_out(block):
                 self.run_block(block)

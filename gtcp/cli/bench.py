@@ -28,7 +28,13 @@ CLEAR = "\r\x1b[K"
 
 
 def bench(
-    address: str, plan: Plan, *, connections: int | None, timeout: float, as_json: bool
+    address: str,
+    plan: Plan,
+    *,
+    connections: int | None,
+    timeout: float,
+    as_json: bool,
+    trust: dict[str, Any] | None = None,
 ) -> bool:
     """Carry out a plan and sum up on stdout; SIGINT ends it early.
 
@@ -37,16 +43,18 @@ def bench(
         connections: so many are opened; None for as many as a client opens by itself.
         timeout: seconds that each call may take.
         as_json: sum up for a program.
+        trust: the client's options for TLS and the secret.
 
     Returns:
         bool: whether there were answers, and no call failed.
 
     Raises:
         GtcpError: there is no gtcp server; nothing was called.
-        ValueError: params can't be written as JSON; nothing was called.
+        ValueError: params can't be written as JSON, or a file of ``trust`` can't be used;
+            nothing was called.
     """
     encode_request(Outgoing(plan.cmdid, None, None, plan.params))
-    with _client(address, connections, timeout) as client:
+    with _client(address, connections, timeout, trust or {}) as client:
         _connect(client, connections or 1)
         load = Load(client, plan)
         interrupt = gevent.signal_handler(signal.SIGINT, load.stop)
@@ -65,16 +73,17 @@ def bench(
     return bool(tally.answered) and not tally.failed
 
 
-def _client(address: str, connections: int | None, timeout: float) -> Client:
+def _client(address: str, connections: int | None, timeout: float, trust: dict[str, Any]) -> Client:
     """One that does not try again: what fails is to be seen."""
     if connections is None:
-        return Client(address, timeout=timeout, retries=0)
+        return Client(address, timeout=timeout, retries=0, **trust)
     return Client(
         address,
         timeout=timeout,
         retries=0,
         min_connections=connections,
         max_connections=connections,
+        **trust,
     )
 
 

@@ -27,6 +27,8 @@ def cli(ctx: click.Context) -> None:
     """Synchronous RPC over TCP: serve commands, and call them.
 
     ADDRESS is "host", "host:port", "[v6]:port" or "unix:/path"; the port is 8889 unless said.
+    To speak TLS, put "tls://" before it. A secret stands in a file, or in the variable
+    GTCP_SECRET.
 
     To see it all at work: gtcp demo
     """
@@ -52,6 +54,16 @@ def cli(ctx: click.Context) -> None:
 @click.option("--log-level", metavar="LEVEL", help="debug, info, warning, error or critical.")
 @click.option("--access-log/--no-access-log", default=None, help="Log a line for every request.")
 @click.option("--graceful-timeout", metavar="SECONDS", help="How long a drain may take.")
+@click.option("--tls-cert", metavar="FILE", help="Speak TLS, with this certificate.")
+@click.option("--tls-key", metavar="FILE", help="Its private key, if it is in another file.")
+@click.option("--tls-ca", metavar="FILE", help="Take client certificates of these authorities.")
+@click.option(
+    "--require-client-cert", is_flag=True, default=None, help="Refuse clients without one."
+)
+@click.option("--secret-file", metavar="FILE", help="Secrets that clients must prove to know.")
+@click.option(
+    "--insecure", is_flag=True, default=None, help="Serve other hosts without TLS or a secret."
+)
 @click.option("--reload", is_flag=True, help="Start anew when a file of the application changes.")
 @click.option("--no-patch", is_flag=True, help="Do not monkey-patch the standard library.")
 def serve(
@@ -64,6 +76,7 @@ def serve(
     graceful_timeout: str | None,
     reload: bool,
     no_patch: bool,
+    **edge: str | bool | None,
 ) -> None:
     """Serve the commands of TARGET.
 
@@ -88,6 +101,7 @@ def serve(
         "log_level": log_level,
         "access_log": access_log,
         "graceful_timeout": graceful_timeout,
+        **edge,
     }
     from gtcp.cli import serving
     from gtcp.cli.target import TargetError, parse
@@ -115,7 +129,10 @@ def serve(
 @PARAMS
 @options.timeout(30.0, "How long the call may take in all.")
 @click.option("--raw", is_flag=True, help="Print the reply line as it came.")
-def call(address: str, cmdid: int, params: str, timeout: float, raw: bool) -> None:
+@options.trust
+def call(
+    address: str, cmdid: int, params: str, timeout: float, raw: bool, trust: dict[str, Any]
+) -> None:
     """Call a command and print its result as JSON.
 
     PARAMS is a JSON object, or - to read it from stdin. The exit status is 1 when the server
@@ -133,11 +150,11 @@ def call(address: str, cmdid: int, params: str, timeout: float, raw: bool) -> No
         if raw:
             from gtcp.cli.rawcall import print_reply_line
 
-            print_reply_line(address, cmdid, value, timeout)
+            print_reply_line(address, cmdid, value, timeout, trust)
         else:
             from gtcp.client.client import Client
 
-            with Client(address, timeout=timeout) as client:
+            with Client(address, timeout=timeout, **trust) as client:
                 print_json(client.call(cmdid, value))
 
 
@@ -163,7 +180,10 @@ def call(address: str, cmdid: int, params: str, timeout: float, raw: bool) -> No
     help="From one ping to the next.",
 )
 @options.timeout(5.0, "How long each may take.")
-def ping(address: str, count: int | None, interval: float, timeout: float) -> None:
+@options.trust
+def ping(
+    address: str, count: int | None, interval: float, timeout: float, trust: dict[str, Any]
+) -> None:
     """Ask a server for a sign of life.
 
     Once a second, until Ctrl-C; at the end comes a summary, as with ping(8). The exit status
@@ -171,7 +191,11 @@ def ping(address: str, count: int | None, interval: float, timeout: float) -> No
     """
     from gtcp.cli import ping as pinging
 
-    if not pinging.ping(address, count=count, interval=interval, timeout=timeout):
+    with failures_told():
+        received = pinging.ping(
+            address, count=count, interval=interval, timeout=timeout, trust=trust
+        )
+    if not received:
         raise SystemExit(FAILED)
 
 
@@ -214,6 +238,7 @@ def ping(address: str, count: int | None, interval: float, timeout: float) -> No
 )
 @options.timeout(30.0, "How long each call may take.")
 @click.option("--json", "as_json", is_flag=True, help="Sum up as JSON.")
+@options.trust
 def bench(
     address: str,
     cmdid: int,
@@ -224,6 +249,7 @@ def bench(
     connections: int | None,
     timeout: float,
     as_json: bool,
+    trust: dict[str, Any],
 ) -> None:
     """Call a command again and again, and tell how long it takes.
 
@@ -254,7 +280,7 @@ def bench(
     )
     with failures_told():
         well = benching.bench(
-            address, plan, connections=connections, timeout=timeout, as_json=as_json
+            address, plan, connections=connections, timeout=timeout, as_json=as_json, trust=trust
         )
     if not well:
         raise SystemExit(FAILED)
@@ -267,7 +293,8 @@ def bench(
 @ADDRESS
 @click.option("--json", "as_json", is_flag=True, help="Everything, with the JSON Schemas.")
 @options.timeout(30.0, "How long the call may take in all.")
-def commands(address: str, as_json: bool, timeout: float) -> None:
+@options.trust
+def commands(address: str, as_json: bool, timeout: float, trust: dict[str, Any]) -> None:
     """List the commands of a server.
 
     What they take, what they return, what they are for.
@@ -275,7 +302,7 @@ def commands(address: str, as_json: bool, timeout: float) -> None:
     from gtcp.cli.listing import Row, table
     from gtcp.client.client import Client
 
-    with failures_told(), Client(address, timeout=timeout) as client:
+    with failures_told(), Client(address, timeout=timeout, **trust) as client:
         if as_json:
             print_json(client.call(0, {"op": "commands"}))
         else:

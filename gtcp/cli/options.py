@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import sys
@@ -107,3 +108,31 @@ def timeout(default: float, text: str) -> Callable[[Decorated], Decorated]:
         callback=seconds,
         help=text,
     )
+
+
+_TRUST = {
+    "ca": click.option(
+        "--ca", metavar="FILE", help="Authorities to trust, in place of the system's."
+    ),
+    "cert": click.option("--cert", metavar="FILE", help="The client's certificate."),
+    "key": click.option("--key", metavar="FILE", help="Its private key, if in another file."),
+    "server_name": click.option(
+        "--server-name", metavar="NAME", help="Whom the server's certificate is for."
+    ),
+    "secret_file": click.option(
+        "--secret-file", metavar="FILE", help="The secret that both sides prove."
+    ),
+}
+
+
+def trust(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say whom a client trusts, as one argument ``trust`` for a Client."""
+
+    @functools.wraps(command)
+    def with_trust(**given: Any) -> Any:
+        return command(trust={name: given.pop(name) for name in _TRUST}, **given)
+
+    decorated: Callable[..., Any] = with_trust
+    for option in reversed(_TRUST.values()):
+        decorated = option(decorated)
+    return decorated

@@ -6,6 +6,7 @@ import signal
 from itertools import count as numbers
 from statistics import median
 from time import monotonic
+from typing import Any
 
 import click
 import gevent
@@ -35,7 +36,14 @@ class Tally:
         return f"{line}, min/median/max {low:.3f}/{mid:.3f}/{high:.3f} ms"
 
 
-def ping(address: str, *, count: int | None, interval: float, timeout: float) -> bool:
+def ping(
+    address: str,
+    *,
+    count: int | None,
+    interval: float,
+    timeout: float,
+    trust: dict[str, Any] | None = None,
+) -> bool:
     """Ping a server, a line for each reply on stdout, until done or SIGINT; then sum up.
 
     Args:
@@ -43,12 +51,13 @@ def ping(address: str, *, count: int | None, interval: float, timeout: float) ->
         count: how often, None for no limit.
         interval: seconds from one ping to the next.
         timeout: seconds that each may take.
+        trust: the client's options for TLS and the secret.
 
     Returns:
         bool: whether anything was received.
     """
     tally = Tally()
-    with Client(address, timeout=timeout, retries=0) as client:
+    with Client(address, timeout=timeout, retries=0, **(trust or {})) as client:
         click.echo(f"PING {client.address}")
         pinger = gevent.spawn(_ping_on, client, tally, count, interval)
         interrupt = gevent.signal_handler(signal.SIGINT, pinger.kill)

@@ -1,29 +1,34 @@
-"""One request over a plain blocking socket, its reply line as it came: ``gtcp call --raw``."""
+"""One request, its reply line as it came: ``gtcp call --raw``."""
 
 from __future__ import annotations
 
-import socket
 from time import monotonic
+from typing import Any
 
 import click
+import gevent
+from gevent.socket import wait_read, wait_write
 
-from gtcp.address import Address, parse
+from gtcp.client.client import Client
 from gtcp.client.connection import error_of
-from gtcp.client.pool import Options
-from gtcp.errors import CallTimeout, ConnectError, ConnectionLost, ProtocolError
+from gtcp.client.dial import Options, Stream
+from gtcp.errors import CallTimeout, ConnectionLost, ProtocolError
 from gtcp.protocol import UNREADABLE, LineBuffer, Outgoing, decode_reply, encode_request
+from gtcp.sockets import close_quietly
 
 RECV_BYTES = 65536
 
 
-def print_reply_line(address: str, cmdid: int, params: object, timeout: float) -> None:
+def print_reply_line(
+    address: str, cmdid: int, params: object, timeout: float, trust: dict[str, Any] | None = None
+) -> None:
     """Call, and print the reply's line.
 
     Raises:
         ClickException: it is no reply.
         RemoteError: it is an error; and what ``call_raw`` raises.
     """
-    line = call_raw(parse(address), cmdid, params, timeout)
+    line = call_raw(address, cmdid, params, timeout, trust)
     click.echo(line, nl=False)
     try:
         reply = decode_reply(line)
@@ -33,11 +38,14 @@ def print_reply_line(address: str, cmdid: int, params: object, timeout: float) -
         raise error_of(reply)
 
 
-def call_raw(address: Address, cmdid: int, params: object, timeout: float) -> bytes:
+def call_raw(
+    address: str, cmdid: int, params: object, timeout: float, trust: dict[str, Any] | None = None
+) -> bytes:
     """Send a request without an id, return the next line with its newline.
 
     Args:
-        timeout: seconds for everything but the resolution of a name.
+        timeout: seconds for everything.
+        trust: the client's options for TLS and the secret.
 
     Raises:
         ConnectError, CallTimeout, ConnectionLost, ProtocolError: no line came.
@@ -45,46 +53,41 @@ def call_raw(address: Address, cmdid: int, params: object, timeout: float) -> by
     """
     line = encode_request(Outgoing(cmdid, None, max(1, int(timeout * 1000)), params))
     deadline = monotonic() + timeout
-    with _connected(address, timeout) as sock:
+    client = Client(address, **(trust or {}))
+    sock, received = client.dial(deadline)
+    try:
+        with gevent.Timeout(max(0.001, deadline - monotonic())):
+            _send(sock, line)
+            return _received(sock, received, address)
+    except gevent.Timeout as exc:
+        raise CallTimeout(f"{address}: the deadline passed") from exc
+    except OSError as exc:
+        raise ConnectionLost(f"{address}: {exc.strerror or exc}") from exc
+    finally:
+        close_quietly(sock)
+
+
+def _send(sock: Stream, data: bytes) -> None:
+    while data:
         try:
-            sock.sendall(line)
-            return _received(sock, address, deadline)
-        except TimeoutError as exc:
-            raise CallTimeout(f"{address}: the deadline passed") from exc
-        except OSError as exc:
-            raise ConnectionLost(f"{address}: {exc.strerror or exc}") from exc
+            data = data[sock.send(data) :]
+        except BlockingIOError:
+            wait_write(sock.fileno())
 
 
-def _connected(address: Address, timeout: float) -> socket.socket:
-    try:
-        if address.path:
-            return _connected_unix(address.path, timeout)
-        return socket.create_connection((address.host, address.port), timeout)
-    except (OSError, UnicodeError) as exc:  # UnicodeError: a name that can't be one
-        why = getattr(exc, "strerror", None) or exc
-        raise ConnectError(f"can't connect to {address}: {why}") from exc
-
-
-def _connected_unix(path: str, timeout: float) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX)
-    try:
-        sock.settimeout(timeout)
-        sock.connect(path)
-    except OSError:
-        sock.close()
-        raise
-    return sock
-
-
-def _received(sock: socket.socket, address: Address, deadline: float) -> bytes:
+def _received(sock: Stream, data: bytes, address: str) -> bytes:
     buffer = LineBuffer(Options().max_reply_bytes)
     while True:
-        sock.settimeout(max(0.001, deadline - monotonic()))
-        data = sock.recv(RECV_BYTES)
-        if not data:
-            raise ConnectionLost(f"{address}: the server closed the connection")
         lines = buffer.feed(data)
         if lines:
             return lines[: lines.index(b"\n") + 1]
         if buffer.overflow:
             raise ProtocolError(f"{address}: a reply line is too long")
+        wait_read(sock.fileno())
+        try:
+            data = sock.recv(RECV_BYTES)
+        except BlockingIOError:
+            data = b""
+            continue
+        if not data:
+            raise ConnectionLost(f"{address}: the server closed the connection")

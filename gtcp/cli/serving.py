@@ -21,10 +21,12 @@ from gevent import monkey
 
 from gtcp.address import parse
 from gtcp.cli.target import Target, TargetError, load
-from gtcp.server.listener import bind
+from gtcp.server.handshake import make_handshake
+from gtcp.server.listener import Exposed, bind
 from gtcp.server.logger import SERVER, configure
 from gtcp.server.server import Server
 from gtcp.server.settings import Settings, SettingsError
+from gtcp.server.socket_file import SocketFile
 
 
 class Layers(Protocol):
@@ -99,7 +101,7 @@ def _serve_with_workers(target: Target, layers: Layers, *, reload: bool, patch: 
         raise GunicornMissing("--workers and --reload need gunicorn: pip install 'gtcp[gunicorn]'")
     found = _ask_child(target, patch=patch)
     settings = layers(found.settings)
-    _check_addresses(settings)
+    _check_addresses(settings, _knows_peers(settings, found))
     from gtcp.server.worker import AppImportError, serve
 
     def load_in_worker() -> Server:
@@ -115,15 +117,28 @@ def _serve_with_workers(target: Target, layers: Layers, *, reload: bool, patch: 
     serve(load_in_worker, settings, commands=found.commands, reload=reload, patch=patch)
 
 
-def _check_addresses(settings: Settings) -> None:
+def _knows_peers(settings: Settings, found: _Answer) -> bool:
+    """Whether the workers will; a mistake in certificates or secrets is told here, once."""
+    try:
+        return make_handshake(settings, None).knows_peers or found.has_secret
+    except ValueError as exc:
+        raise SettingsError(str(exc)) from exc
+
+
+def _check_addresses(settings: Settings, knows_peers: bool) -> None:
     """Fail at once, with one line, where gunicorn would try for five seconds with a dozen.
 
     gunicorn would also take a unix socket away from a server that listens on it.
     """
     if not os.environ.keys().isdisjoint(("GUNICORN_FD", "LISTEN_FDS")):
         return  # gunicorn is handed the listening sockets, after SIGUSR2 or by systemd
+    loopback_only = not (settings.insecure or knows_peers)
+    file = SocketFile(int(settings.unix_mode, 8), settings.unix_owner, settings.unix_group)
     for each in map(parse, settings.addresses):
-        bind(each).close()
+        try:
+            bind(each, loopback_only=loopback_only, file=file).close()
+        except Exposed as exc:
+            raise SettingsError(str(exc)) from exc
         if each.path:
             os.unlink(each.path)
 
@@ -143,6 +158,7 @@ class _Answer(msgspec.Struct):
 
     settings: Settings | None = None
     commands: int = 0
+    has_secret: bool = False
     error: str = ""
 
 
@@ -181,6 +197,6 @@ def _look(target: Target, *, patch: bool) -> _Answer:
         monkey.patch_all()
     try:
         server = load(target)
-        return _Answer(server.settings, len(server.commands))
+        return _Answer(server.settings, len(server.commands), server.has_secret)
     except (TargetError, SettingsError) as exc:
         return _Answer(error=str(exc))

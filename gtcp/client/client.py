@@ -7,16 +7,18 @@ the handler did not run, or the caller said that twice does no harm.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from time import monotonic
-from typing import Any, Final, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
 import msgspec
 
-from gtcp.address import parse
+from gtcp.address import Address, parse
 from gtcp.client.connection import Connection, error_of
-from gtcp.client.pool import Options, Pool
+from gtcp.client.dial import Dialled, Options, Trust, dial
+from gtcp.client.pool import Pool
 from gtcp.client.pools import Pools, never_return
 from gtcp.client.retry import Retry
 from gtcp.client.stream import Item, Outcome, Stream
@@ -24,12 +26,19 @@ from gtcp.deadline import current
 from gtcp.errors import ConnectError, ConnectionLost, Executed, GtcpError, ProtocolError
 from gtcp.protocol import GOING_AWAY, Outgoing, Reply, encode_request
 
+if TYPE_CHECKING:
+    from gtcp.secret import Key
+    from gtcp.tls import ClientTls
+
 R = TypeVar("R")
 
 DEFAULT_TIMEOUT = 30.0
 
 #: Seconds: who means "no limit" says None.
 LONGEST_TIMEOUT = 1e9
+
+#: Where there may be a secret that the program itself does not give.
+SECRET_VARIABLES = ("GTCP_SECRET", "GTCP_SECRET_FILE")
 
 
 class _Default:
@@ -47,22 +56,34 @@ class Client:
     used, and again whenever it has to.
 
     Args:
-        address: "host", "host:port", "[v6]:port" or "unix:/path"; port 8889 unless said.
+        address: "host", "host:port", "[v6]:port" or "unix:/path"; port 8889 unless said. With
+            "tls://" before it TLS is spoken, and the server's certificate verified.
         timeout: seconds a call may take in all, unless the call says otherwise; None for no
             limit.
         retries: how often a call that certainly did not run (or any, if it is idempotent)
             is tried again after the connection failed; 0 for never.
-        connect_timeout: seconds to resolve the name and connect, within the call's timeout;
-            None for no other limit.
+        connect_timeout: seconds to resolve the name, connect and introduce each other, within
+            the call's timeout; None for no other limit.
         min_connections: connections opened as soon as there are calls for them; as many as
             the server has workers, to use them all.
         max_connections: at most so many per OS thread.
         max_in_flight: calls in flight on one connection before another is opened.
         max_reply_bytes: the longest reply taken; None for no limit.
         keepalive: seconds within which a dead server is found without traffic.
+        ca: PEM file with the authorities that a server's certificate may be of; None for the
+            system's.
+        cert: PEM file with the client's own certificate, if the server asks for one.
+        key: PEM file with its private key, unless that is in the same file.
+        server_name: the name that the server's certificate must be for; None for the host of
+            the address.
+        secret: what both sides prove to know, "name:secret"; by default the first in
+            GTCP_SECRET or in the file that GTCP_SECRET_FILE names, if there is one; None for
+            none.
+        secret_file: a file whose first line is the secret.
 
     Raises:
-        ValueError: the address is none, or a limit is impossible.
+        ValueError: the address is none, a limit is impossible, a file can't be used, or a
+            secret is malformed; no message holds a secret.
     """
 
     def __init__(
@@ -77,8 +98,19 @@ class Client:
         max_in_flight: int = Options().max_in_flight,
         max_reply_bytes: int | None = Options().max_reply_bytes,
         keepalive: float | None = Options().keepalive,
+        ca: str | None = None,
+        cert: str | None = None,
+        key: str | None = None,
+        server_name: str | None = None,
+        secret: str | bytes | _Default | None = _DEFAULT,
+        secret_file: str | None = None,
     ) -> None:
         self.address = parse(address)
+        tls = _tls(self.address, ca, cert, key, server_name)
+        proven = _key(secret, secret_file)
+        self._trust = None
+        if tls is not None or proven is not None:
+            self._trust = Trust(tls, server_name or self.address.host, proven)
         self._options = Options(
             connect_timeout=connect_timeout,
             min_connections=min_connections,
@@ -89,7 +121,7 @@ class Client:
         )
         self._timeout = _checked(timeout)
         self._retry = Retry(retries)
-        self._pools = Pools(lambda: Pool(self.address, self._options))
+        self._pools = Pools(lambda: Pool(self.address, self._options, self._trust))
 
     def __repr__(self) -> str:
         return f"gtcp.Client({str(self.address)!r})"
@@ -237,6 +269,10 @@ class Client:
         ConnectionLost, later calls ConnectError."""
         self._pools.close()
 
+    def dial(self, deadline: float | None) -> Dialled:
+        """A new connection's socket, for who wants to see the bytes; see ``dial.dial``."""
+        return dial(self.address, self._options, self._trust, deadline)
+
     def stats(self) -> dict[str, int]:
         """Counts since the client was made.
 
@@ -343,6 +379,36 @@ class Client:
                 yield value
         finally:
             stream.abandon()
+
+
+def _tls(
+    address: Address, ca: str | None, cert: str | None, key: str | None, server_name: str | None
+) -> ClientTls | None:
+    if address.tls:
+        from gtcp.tls import ClientTls  # takes its time to import, and few need it
+
+        return ClientTls(ca, cert, key)
+    for name, value in (("ca", ca), ("cert", cert), ("key", key), ("server_name", server_name)):
+        if value is not None:
+            raise ValueError(f"{name}: expected an address that begins with tls://, got {address}")
+    return None
+
+
+def _key(secret: str | bytes | _Default | None, path: str | None) -> Key | None:
+    """The secret to prove; of several, which servers take for a while, the first."""
+    if path is not None and not isinstance(secret, _Default):
+        raise ValueError("secret and secret_file are both given: which one is meant?")
+    if secret is None or (secret is _DEFAULT and path is None and not _in_environment()):
+        return None
+    from gtcp.secret import find_keys, read_keys  # takes its time to import, and few need it
+
+    if isinstance(secret, _Default):
+        return next(iter(find_keys(path)), None)
+    return read_keys(secret)[0]
+
+
+def _in_environment() -> bool:
+    return not os.environ.keys().isdisjoint(SECRET_VARIABLES)
 
 
 def _connection(

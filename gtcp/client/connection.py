@@ -17,7 +17,7 @@ import socket
 from collections.abc import Callable
 from math import inf
 from time import monotonic
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 from gevent import get_hub
@@ -39,6 +39,9 @@ from gtcp.errors import (
 from gtcp.protocol import (
     GOING_AWAY,
     LATE,
+    NOT_ALLOWED,
+    NOT_AUTHENTICATED,
+    OVERLOADED,
     OWN_CMDID,
     UNREADABLE,
     LineBuffer,
@@ -52,7 +55,13 @@ from gtcp.protocol import (
 )
 from gtcp.sockets import READ, WRITE, close_quietly, unheard
 
+if TYPE_CHECKING:
+    from gtcp.tls_socket import TlsSocket
+
 RECV_BYTES = 262_144
+
+#: Codes of a line without an id by which a server does not let a connection in.
+NOT_LET_IN = frozenset({NOT_AUTHENTICATED, NOT_ALLOWED, OVERLOADED})
 
 #: How deep a reply may nest: it guards the decoder, the server has its own, lower limit.
 MAX_REPLY_DEPTH = 500
@@ -130,7 +139,7 @@ class Connection:
 
     def __init__(
         self,
-        sock: socket.socket,
+        sock: socket.socket | TlsSocket,
         name: str,
         max_reply_bytes: int | None,
         ended: Callable[[], None],
@@ -253,6 +262,10 @@ class Connection:
 
     def close(self) -> None:
         """Close at once; calls in flight raise ConnectionLost."""
+        if not self._closed:
+            # TLS's goodbye: without it, a server would take what was sent last for cut off.
+            with contextlib.suppress(OSError):
+                self._sock.shutdown(socket.SHUT_WR)
         self._end(lambda number: self._lost(number))
 
     def shut(self) -> None:
@@ -455,12 +468,16 @@ class Connection:
         if not data:
             self._end(lambda number: self._lost(number, "the server closed the connection"))
             return False
+        self.take(data)
+        return True
+
+    def take(self, data: bytes) -> None:
+        """Deliver what was received."""
         lines = self._buffer.feed(data)
         if lines:
             self._take(lines)
         if self._buffer.overflow:
             self._misspoken("a reply line is too long")
-        return True
 
     def _take_one(self, data: bytes) -> bool:
         """Deliver a reply that came alone, the short way; False when it needs the long one."""
@@ -526,11 +543,17 @@ class Connection:
         """A line that answers no call in particular: the server goes, or refuses us.
 
         After a refusal it reads nothing more. So the call whose line was the last did not run,
-        whether it was the one refused or came after it; of others nothing is certain.
+        whether it was the one refused or came after it; of others nothing is certain. Whom it
+        does not let in at all, of them it has read nothing.
         """
         if reply.code == GOING_AWAY:
             self.usable = False
             self._said_goodbye = True
+        elif reply.code in NOT_LET_IN:
+            self.usable = False
+            waiting, self.waiting = self.waiting, {}
+            for call in waiting.values():
+                call.deliver(reply)
         elif reply.code in REFUSALS and self.waiting.keys() == {self.sent}:
             self.usable = False
             self.waiting.popitem()[1].deliver(reply)

@@ -11,64 +11,21 @@ that is being killed is passed on.
 
 from __future__ import annotations
 
-import _socket
-import socket
 from collections import deque
 from time import monotonic
-from typing import Any
 
-import gevent
-import msgspec
-from gevent import socket as gevent_socket
 from gevent.event import AsyncResult
 
 from gtcp.address import Address
 from gtcp.client.connection import Connection
-from gtcp.client.retry import ClientClosed
-from gtcp.deadline import earliest
+from gtcp.client.dial import Options, Trust, dial
+from gtcp.client.retry import ClientClosed, Untrusted
 from gtcp.errors import CallTimeout, ConnectError, GtcpError, PoolTimeout
-from gtcp.sockets import adopt, close_quietly, encoded, tune
 
 #: Seconds after which opening one more is tried again, when it failed and others are open.
 REOPEN_AFTER = 1.0
 
-
 CLOSED = "the client is closed"
-
-
-class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """How a client's connections are opened and shared.
-
-    Attributes:
-        connect_timeout: seconds for name resolution and connecting, within the deadline.
-        min_connections: opened as soon as there are calls for them: several, to use several
-            workers behind one address.
-        max_connections: at most so many, per OS thread.
-        max_in_flight: calls in flight on one connection before another is opened; below what
-            a server takes (100), where calls that were given up may still be counted.
-        max_reply_bytes: the longest reply line taken, None for no limit.
-        keepalive: seconds within which a dead server is found while nothing is sent.
-    """
-
-    connect_timeout: float | None = 5.0
-    min_connections: int = 1
-    max_connections: int = 10
-    max_in_flight: int = 80
-    max_reply_bytes: int | None = 16 * 1024 * 1024
-    keepalive: float | None = 10.0
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.min_connections <= self.max_connections:
-            raise ValueError(
-                "expected 1 <= min_connections <= max_connections, "
-                f"got {self.min_connections} and {self.max_connections}"
-            )
-        if self.max_in_flight < 1:
-            raise ValueError(f"max_in_flight: expected 1 or more, got {self.max_in_flight}")
-        for name in ("connect_timeout", "max_reply_bytes", "keepalive"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name}: expected more than 0, got {value}")
 
 
 class Pool:
@@ -80,12 +37,13 @@ class Pool:
         left_to_parent: whether this is a forked child's copy of its parent's pool.
     """
 
-    def __init__(self, address: Address, options: Options) -> None:
+    def __init__(self, address: Address, options: Options, trust: Trust | None = None) -> None:
         self.connections: list[Connection] = []
         self.left_to_parent = False
         self.opened = 0
         self._address = address
         self._options = options
+        self._trust = trust
         self._opening = 0
         self._reopen_at = 0.0
         self._queue: deque[AsyncResult[None]] = deque()
@@ -194,7 +152,7 @@ class Pool:
     def _open(self, deadline: float | None) -> Connection:
         self._opening += 1
         try:
-            sock = connect(self._address, self._options, deadline)
+            sock, received = dial(self._address, self._options, self._trust, deadline)
         except ConnectError as exc:
             if self._opening == 1 and not self._count_usable():
                 self._fail_queue(exc)
@@ -211,8 +169,18 @@ class Pool:
         if self._closed:
             connection.close()
             raise ClientClosed(self._closed)
+        if received:
+            self._look_at(connection, received)
         self._wake(self._options.max_in_flight - 1)
         return connection
+
+    def _look_at(self, connection: Connection, received: bytes) -> None:
+        """What it said while it was being opened; raises ConnectError if that was goodbye."""
+        connection.take(received)
+        if not connection.usable:
+            connection.retire()
+            self._wake(1)
+            raise ConnectError(f"{self._address}: the server goes away")
 
     def _wait(self, deadline: float | None) -> None:
         """Queue until there may be a free place, or a connection that somebody else opens."""
@@ -263,73 +231,5 @@ class Pool:
 
 def _another(exc: GtcpError) -> GtcpError:
     """An equal exception: one object raised in several greenlets would mix their tracebacks."""
-    kind = ClientClosed if isinstance(exc, ClientClosed) else ConnectError
+    kind = type(exc) if isinstance(exc, ClientClosed | Untrusted) else ConnectError
     return kind(str(exc))
-
-
-def connect(address: Address, options: Options, deadline: float | None) -> socket.socket:
-    """A connected, non-blocking socket.
-
-    Raises:
-        ConnectError: name resolution or connecting failed, or took longer than allowed.
-        CallTimeout: the deadline passed first; ``executed`` is "no".
-    """
-    now = monotonic()
-    allowed = None if options.connect_timeout is None else now + options.connect_timeout
-    when = earliest(allowed, deadline)
-    timer = gevent.Timeout.start_new(None if when is None else max(0.0, when - now))
-    try:
-        return _tuned(_connected(address), options)
-    except gevent.Timeout as fired:
-        if fired is not timer:
-            raise
-        if when == allowed:
-            seconds = f"{options.connect_timeout:g} s"
-            raise ConnectError(f"{address}: not connected within {seconds}") from None
-        raise CallTimeout(f"{address}: the deadline passed", executed="no") from None
-    except (OSError, ValueError) as exc:  # ValueError: a name that can't be one
-        why = getattr(exc, "strerror", None) or exc
-        raise ConnectError(f"can't connect to {address}: {why}") from exc
-    finally:
-        timer.close()
-
-
-def _tuned(connected: Any, options: Options) -> socket.socket:
-    sock = adopt(connected.detach())
-    try:
-        tune(sock, options.keepalive)
-    except OSError:
-        close_quietly(sock)
-        raise
-    return sock
-
-
-def _connected(address: Address) -> Any:
-    if address.path:
-        return _connect_one(socket.AF_UNIX, address.path)
-    error: OSError | None = None
-    for family, _kind, _proto, _name, where in _resolved(address.host, address.port):
-        try:
-            return _connect_one(family, where)
-        except OSError as exc:
-            error = exc
-    raise error or OSError("the name has no addresses")
-
-
-def _resolved(host: str, port: int) -> list[Any]:
-    """What ``getaddrinfo`` says; a numeric address is read here, not in gevent's thread pool."""
-    name = encoded(host)
-    try:
-        return _socket.getaddrinfo(name, port, 0, socket.SOCK_STREAM, 0, socket.AI_NUMERICHOST)
-    except OSError:
-        return gevent_socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
-
-
-def _connect_one(family: int, where: Any) -> Any:
-    sock = gevent_socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.connect(where)
-    except BaseException:
-        close_quietly(sock)
-        raise
-    return sock

@@ -29,6 +29,10 @@ class ClientClosed(ConnectError):
     """The client was closed: trying again can't help."""
 
 
+class Untrusted(ConnectError):
+    """One side does not trust the other, or speaks otherwise: trying again can't help."""
+
+
 class ServerLeaving(ConnectionLost):
     """The server said that it goes, and then that this call did not run: no reply came."""
 
@@ -78,7 +82,7 @@ class Retry:
     def _harmless(error: GtcpError, idempotent: bool) -> bool:
         if isinstance(error, RemoteError):
             return error.code == GOING_AWAY
-        if isinstance(error, ClientClosed):
+        if isinstance(error, ClientClosed | Untrusted):
             return False
         if not isinstance(error, ConnectError | ConnectionLost | ProtocolError):
             return False

@@ -48,10 +48,12 @@ from gtcp.protocol import (
 from gtcp.server.handler import Item, Rejection, Table, encode_safely, is_cancel
 from gtcp.server.logger import ACCESS, SERVER
 from gtcp.server.runner import Runner, Runners, Work, report
-from gtcp.sockets import READ, WRITE
+from gtcp.sockets import READ, WRITE, peer_of
 
 if TYPE_CHECKING:
+    from gtcp.identity import Peer
     from gtcp.server.settings import Settings
+    from gtcp.tls_socket import TlsSocket
 
 log = logging.getLogger(SERVER)
 access = logging.getLogger(ACCESS)
@@ -65,6 +67,9 @@ PIECE_BYTES = 4096
 
 #: Replies of handlers that do not wait are kept for one `send`, but no more than this.
 MAX_QUEUED = 100
+
+#: What a TLS client sends first: a handshake record of some version 3.x.
+TLS_HELLO = b"\x16\x03"
 
 #: SO_LINGER with no seconds: close() sends a reset.
 RESET = struct.pack("ii", 1, 0)
@@ -85,12 +90,13 @@ class Context:
         self.runners = Runners(
             settings.max_in_flight,
             settings.max_in_flight_per_connection,
-            careful=settings.access_log,
+            careful=settings.access_log or table.restricted,
         )
         self.connections: set[Connection] = set()
         self.hosts: Counter[str] = Counter()  # open connections by peer host
         limit = settings.max_connections
         self.max_connections = inf if limit is None else limit
+        self.entering = 0  # sockets that have not shown yet who they are
         self.handled_before = 0  # by connections that are closed
 
     @property
@@ -102,14 +108,17 @@ class Context:
         """Count a connection out that has closed."""
         self.connections.discard(connection)
         self.handled_before += connection.handled
-        host = host_of(connection.address)
+        self.one_less_of(host_of(connection.address))
+
+    def one_less_of(self, host: str) -> None:
+        """Count a connection of this host out."""
         self.hosts[host] -= 1
         if not self.hosts[host]:
             del self.hosts[host]
 
     def too_many(self, host: str) -> str:
         """Why a further connection of this host would be one too many; empty if it is not."""
-        if len(self.connections) >= self.max_connections:
+        if len(self.connections) + self.entering >= self.max_connections:
             return "too many connections"
         limit = self.settings.max_connections_per_address
         if limit is not None and self.hosts[host] >= limit:
@@ -127,6 +136,7 @@ class Connection:
 
     Attributes:
         address: the peer, "host:port".
+        peer: who that is.
         since: when it was accepted, Unix seconds.
         handled: requests taken so far.
         in_flight: the runners whose handlers are blocked in a call of this connection.
@@ -167,14 +177,19 @@ class Connection:
         "in_flight",
         "leaving",
         "ordered",
+        "peer",
         "since",
         "stalled",
     )
 
     def __init__(  # noqa: PLR0915  one line for each attribute
-        self, sock: socket.socket, address: str, context: Context
+        self,
+        sock: socket.socket | TlsSocket,
+        address: str,
+        context: Context,
+        peer: Peer | None = None,
     ) -> None:
-        self.address = address
+        self.address, self.peer = address, peer or peer_of(sock, address)
         self.since = time()
         self.handled = 0
         self.in_flight: set[Runner] = set()
@@ -248,6 +263,15 @@ class Connection:
             report(self.address)
             self.close()
 
+    def take(self, data: bytes) -> None:
+        """Serve what was received before there was a connection; called in the hub."""
+        self.active = now = monotonic()
+        try:
+            self._received(data, now)
+        except Exception:  # ours to mend; this connection is lost, the others go on
+            report(self.address)
+            self.close()
+
     def _received(self, data: bytes, now: float) -> None:
         if not data:
             self._end_of_stream()
@@ -265,6 +289,8 @@ class Connection:
             self._serve(lines, now)
             if self.ordered:
                 self._read_on_or_not()
+        elif data.startswith(TLS_HELLO):
+            self.reject(Rejection(BAD_REQUEST, "TLS is not spoken here"))
         if self._buffer.overflow and not self.leaving:
             self._overflowed()
 
@@ -352,11 +378,16 @@ class Connection:
             code = 0 if isinstance(reply, Success) else reply.code
             self._log_access(request, code, monotonic() - started, len(line))
 
-    def reject(self, rejection: Rejection) -> None:
-        """Answer a line that is no request; after a fatal one nothing more is read."""
+    def reject(self, rejection: Rejection, *, logged: bool = False) -> None:
+        """Answer a line that is no request; after a fatal one nothing more is read.
+
+        Args:
+            logged: whether somebody else has logged it.
+        """
         line = encode_lines([rejection.reply])
         if rejection.fatal:
-            spawn(log.warning, "%s: %s; closing", self.address, rejection.reply.message)
+            if not logged:
+                spawn(log.warning, "%s: %s; closing", self.address, rejection.reply.message)
             self._leave(line, REFUSED_SECONDS)
         elif rejection.reply_wanted:
             self._queue(line)
@@ -578,10 +609,10 @@ class Connection:
             self._flush()
         if self._unsent or self._out or self._closed:
             return
-        if self._half_closed:
-            self.close()
-        elif not self._lingering:
+        if not self._lingering:
             self._linger()
+        if self._half_closed:  # both sides have said that they end
+            self.close()
 
     def _linger(self) -> None:
         self._lingering = True

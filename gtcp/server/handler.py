@@ -13,13 +13,14 @@ import re
 import secrets
 import types
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from time import monotonic
 from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin
 
 import msgspec
 
 from gtcp.errors import CommandError
+from gtcp.identity import Peer
 from gtcp.protocol import (
     BAD_REQUEST,
     FAILED,
@@ -79,10 +80,12 @@ class Command:
         result_type: what the return annotation says; Any without one.
         run_to_end: not stopped when its caller has gone.
         logger: where its failures are logged.
+        allow: who may call it, as patterns of identities; None is everybody.
         request_type: the Struct that its lines are decoded into.
     """
 
     __slots__ = (
+        "allow",
         "call",
         "cmdid",
         "decode",
@@ -102,8 +105,10 @@ class Command:
         *,
         run_to_end: bool = False,
         logger: AnyLogger | None = None,
+        allow: Iterable[str] | None = None,
     ) -> None:
         self.cmdid = cmdid
+        self.allow = _patterns(allow)
         self.name: str = getattr(target, "__name__", type(target).__name__)
         self.doc = inspect.getdoc(target) or ""
         self.call: Handler = _instance_method(target) if isinstance(target, type) else target
@@ -126,6 +131,15 @@ class Command:
             "params": msgspec.json.schema(self.params_type),
             "result": msgspec.json.schema(self.result_type),
         }
+
+
+def _patterns(allow: Iterable[str] | None) -> tuple[str, ...] | None:
+    if allow is None:
+        return None
+    patterns = () if isinstance(allow, str) else tuple(allow)
+    if not patterns or not all(isinstance(each, str) and each for each in patterns):
+        raise TypeError(f"allow: expected a list of identities or patterns, got {allow!r}")
+    return patterns
 
 
 def _instance_method(cls: type) -> Handler:
@@ -241,7 +255,12 @@ class Commands:
         return len(self._commands)
 
     def handler(
-        self, cmdid: int, *, run_to_end: bool = False, logger: AnyLogger | None = None
+        self,
+        cmdid: int,
+        *,
+        run_to_end: bool = False,
+        logger: AnyLogger | None = None,
+        allow: Iterable[str] | None = None,
     ) -> Callable[[HandlerT], HandlerT]:
         """Decorate a function of one argument, or a ``BaseHandler`` subclass.
 
@@ -250,6 +269,8 @@ class Commands:
             run_to_end: do not stop the handler when its deadline passes or its caller hangs
                 up; what it calls then inherits no deadline either.
             logger: where its failures are logged; by default its class's ``logger``.
+            allow: who may call it: identities of peers (see ``Request.peer``), ``*`` stands
+                for one label; None is everybody. Others get 403.
 
         Raises:
             ValueError: the cmdid is reserved, or registered already.
@@ -265,7 +286,7 @@ class Commands:
             raise ValueError(f"a cmdid is from 1 to 2**63 - 1, got {cmdid}")
 
         def register(target: HandlerT) -> HandlerT:
-            self._add(Command(cmdid, target, run_to_end=run_to_end, logger=logger))
+            self._add(Command(cmdid, target, run_to_end=run_to_end, logger=logger, allow=allow))
             return target
 
         return register
@@ -317,6 +338,7 @@ class Commands:
 
 class _Nowhere:
     address = ""
+    peer = Peer("")
 
     def cancel(self, request_id: int | str | None) -> None:
         """Nothing is ever in flight here."""
@@ -383,6 +405,7 @@ class Table:
         self.max_depth = max_depth
         self._shallow = 2 * max_depth
         self.commands = {command.cmdid: command for command in [own, *commands]}
+        self.restricted = any(command.allow is not None for command in commands)
         types_ = tuple(each.request_type for each in self.commands.values())
         decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(Union[types_])  # noqa: UP007
         self._decode = decoder.decode

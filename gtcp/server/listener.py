@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import logging
 import os
 import socket
-import stat
 from collections.abc import Callable
 from typing import Any
 
 from gevent import get_hub, spawn
 
-from gtcp.address import Address
+from gtcp.address import Address, of_peer
 from gtcp.server.logger import SERVER
+from gtcp.server.socket_file import SocketFile, file_id
 from gtcp.sockets import READ, System, adopt, encoded
 
 log = logging.getLogger(SERVER)
@@ -26,10 +27,26 @@ NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 #: Seconds to wait before trying again.
 PAUSE = 0.5
 
+EXPOSED = (
+    "other hosts can reach {}, and there is neither TLS nor a secret, so whoever connects could "
+    "call everything: set tls_cert or secret_file (or GTCP_SECRET), listen on 127.0.0.1, or say "
+    "insecure (--insecure)"
+)
 
-def listen(address: Address, backlog: int) -> socket.socket:
+
+class Exposed(ValueError):
+    """A server that knows nobody may not be reached by everybody."""
+
+
+def listen(
+    address: Address,
+    backlog: int,
+    *,
+    loopback_only: bool = False,
+    file: SocketFile = SocketFile(),  # noqa: B008  it never changes
+) -> socket.socket:
     """A listening socket on this address; for the rest as ``bind``."""
-    sock = bind(address)
+    sock = bind(address, loopback_only=loopback_only, file=file)
     try:
         sock.setblocking(False)
         sock.listen(backlog)
@@ -39,24 +56,47 @@ def listen(address: Address, backlog: int) -> socket.socket:
     return sock
 
 
-def bind(address: Address) -> socket.socket:
+def bind(
+    address: Address,
+    *,
+    loopback_only: bool = False,
+    file: SocketFile = SocketFile(),  # noqa: B008  it never changes
+) -> socket.socket:
     """A socket that has this address but does not listen yet, so that nobody can connect.
 
     A file left behind by a unix socket nobody listens on any more is replaced.
 
+    Args:
+        loopback_only: refuse an address that other hosts can reach.
+        file: permissions and owner of a unix socket's file.
+
     Raises:
+        Exposed: other hosts can reach it; nothing has listened.
         OSError: in use, not permitted, or no such host; the message names the address.
     """
     try:
-        return _unix(address.path) if address.path else _tcp(address)
+        if address.path:
+            return file.bound(address.path)
+        sock = _tcp(address)
     except (OSError, UnicodeError) as exc:
         raise _cannot(address, exc) from exc
+    if loopback_only:
+        refuse_exposed(sock)
+    return sock
 
 
 def _cannot(address: Address, exc: Exception) -> OSError:
     kind = type(exc) if isinstance(exc, OSError) else OSError
     why = getattr(exc, "strerror", None) or exc
     return kind(getattr(exc, "errno", errno.EINVAL), f"can't listen on {address}: {why}")
+
+
+def refuse_exposed(sock: socket.socket) -> None:
+    """Raise Exposed, and close it, if other hosts can reach this socket."""
+    name = sock.getsockname()
+    if isinstance(name, tuple) and not ipaddress.ip_address(name[0]).is_loopback:
+        sock.close()
+        raise Exposed(EXPOSED.format(of_peer(name)))
 
 
 def _tcp(address: Address) -> socket.socket:
@@ -75,32 +115,6 @@ def _tcp(address: Address) -> socket.socket:
     return sock
 
 
-def _unix(path: str) -> socket.socket:
-    _remove_stale(path)
-    sock = System(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        sock.bind(path)
-    except OSError:
-        sock.close()
-        raise
-    return sock
-
-
-def _remove_stale(path: str) -> None:
-    if not os.path.exists(path):
-        return
-    if not stat.S_ISSOCK(os.stat(path).st_mode):
-        raise FileExistsError(errno.EEXIST, "a file is there that is no socket")
-    with System(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)  # where somebody listens but does not accept, it would wait
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)
-        except BlockingIOError:
-            pass  # in use, as bind() will say
-
-
 class Listener:
     """Accepts connections from one listening socket. Belongs to one hub.
 
@@ -115,6 +129,7 @@ class Listener:
         self._sock = sock
         self._accepted = accepted
         self._at_once = at_once
+        self._file_id = file_id(self.address.path)
         loop = get_hub().loop
         self._watcher = loop.io(sock.fileno(), READ)
         self._pause = loop.timer(PAUSE)
@@ -145,7 +160,7 @@ class Listener:
         self.stop()
         path = self.address.path
         self._sock.close()
-        if path and os.path.exists(path):
+        if path and file_id(path) == self._file_id:  # another server may have replaced it
             os.unlink(path)
 
     def _acceptable(self) -> None:

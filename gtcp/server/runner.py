@@ -28,9 +28,20 @@ from greenlet import greenlet
 
 from gtcp.deadline import Alarm, Carrier, earliest
 from gtcp.errors import CallTimeout, Cancelled
-from gtcp.protocol import LATE, OVERLOADED, OWN_CMDID, Batch, Failure, Request, Success
+from gtcp.identity import fits
+from gtcp.protocol import (
+    LATE,
+    NOT_ALLOWED,
+    OVERLOADED,
+    OWN_CMDID,
+    Batch,
+    Failure,
+    Request,
+    Success,
+)
 from gtcp.server.handler import Item, Rejection, failure, overtakes
-from gtcp.server.logger import SERVER
+from gtcp.server.logger import SERVER, escape
+from gtcp.server.throttled import Throttled
 
 if TYPE_CHECKING:
     from gtcp.server.connection import Connection
@@ -39,6 +50,9 @@ log = logging.getLogger(SERVER)
 
 #: Seconds by which the deadline of a nested call may be earlier: it travels in milliseconds.
 CLOSE = 0.002
+
+#: Of who was refused, so much is logged.
+MAX_IDENTITY_CHARS = 200
 
 #: Idle runners kept for the next handlers that block; more are let go.
 MAX_IDLE = 100
@@ -262,7 +276,19 @@ class Runner(Carrier):
         own = request.cmdid == OWN_CMDID  # never waits, and a cancellation makes room
         if not own and not self.detached and self._runners.full(connection):
             return Failure(OVERLOADED, "too many calls in flight", request.id, {"retry_after": 1.0})
-        return None
+        return self._forbidden(connection, request)
+
+    def _forbidden(self, connection: Connection, request: Request[Any]) -> Failure | None:
+        allow = request._command.allow
+        if allow is None or fits(connection.peer.identities, allow):
+            return None
+        self._runners.strangers.warning(
+            "%s (%s): may not call cmdid %d",
+            connection.address,
+            escape(connection.peer.identity or "nobody known", MAX_IDENTITY_CHARS),
+            request.cmdid,
+        )
+        return Failure(NOT_ALLOWED, "not allowed to call this command", request.id)
 
     def _failure(self, request: Request[Any], exc: BaseException) -> Failure:
         if self._stopped is not None and isinstance(exc, Cancelled):
@@ -331,6 +357,7 @@ class Runners:
     Attributes:
         in_flight: the runners whose handler has blocked.
         quick: whether requests may run without a closer look, as far as all connections go.
+        strangers: where it is logged who was refused.
     """
 
     def __init__(
@@ -343,6 +370,7 @@ class Runners:
         self.in_flight: set[Runner] = set()
         self._careful = careful
         self.quick = not careful and self._max > 0
+        self.strangers = Throttled(log)
 
     def full(self, connection: Connection) -> bool:
         """Whether another call of this connection would be one too many."""

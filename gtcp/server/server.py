@@ -9,7 +9,7 @@ import socket
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
 from time import monotonic
-from typing import Any
+from typing import Any, Final, TypeVar
 
 import gevent
 from gevent import get_hub
@@ -19,11 +19,15 @@ from greenlet import getcurrent
 from gtcp.address import host_of, of_peer, parse
 from gtcp.deadline import Carrier
 from gtcp.protocol import OVERLOADED
+from gtcp.secret import Key, read_keys
+from gtcp.server.admission import Admission
 from gtcp.server.connection import Connection, Context
 from gtcp.server.handler import AnyLogger, Commands, HandlerT, Rejection
-from gtcp.server.listener import Listener, listen
+from gtcp.server.handshake import Handshake, make_handshake
+from gtcp.server.listener import Exposed, Listener, listen, refuse_exposed
 from gtcp.server.logger import SERVER
-from gtcp.server.settings import Settings
+from gtcp.server.settings import Settings, SettingsError
+from gtcp.server.socket_file import SocketFile
 from gtcp.sockets import tune
 
 log = logging.getLogger(SERVER)
@@ -37,8 +41,34 @@ REFUSED = 100
 #: Seconds between two looks at what a drain still waits for.
 DRAIN_POLL_SECONDS = 0.01
 
+#: Seconds that a drain gives to peers that are just connecting.
+ENTER_SECONDS = 0.5
+
 #: Seconds that handlers which were cut get for their cleanup.
 CUT_SECONDS = 1.0
+
+
+class _Default:
+    """What stands for "as the settings say"."""
+
+
+_DEFAULT: Final = _Default()
+
+V = TypeVar("V")
+
+
+def _keys(secret: str | bytes | Iterable[str] | _Default | None) -> list[Key] | None:
+    """The keys that were given; None for those of the settings."""
+    if isinstance(secret, _Default):
+        return None
+    return [] if secret is None else read_keys(secret)
+
+
+def _as_settings_error(function: Callable[[], V]) -> V:
+    try:
+        return function()
+    except ValueError as exc:
+        raise SettingsError(str(exc)) from exc
 
 
 class Connections(Collection[Connection]):
@@ -66,14 +96,26 @@ class Server:
     Args:
         settings: where to listen and every limit; by default what the ``GTCP_*`` environment
             variables say, and the defaults for the rest.
+        secret: what every peer must prove to know, "name:secret"; or several of them, while
+            one replaces the other. By default those in the file ``settings.secret_file`` or
+            in the environment variable GTCP_SECRET, if there are any; None for none.
 
     Raises:
         SettingsError: when an environment variable is not what it should be.
+        ValueError: a secret is too short or malformed; the message does not hold it.
     """
 
-    def __init__(self, settings: Settings | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        secret: str | bytes | Iterable[str] | _Default | None = _DEFAULT,
+    ) -> None:
         self.settings = Settings.load() if settings is None else settings
         self.commands = Commands()
+        self._secret = _keys(secret)
+        self._handshake: Handshake | None = None
+        self._admission: Admission | None = None
         self._context: Context | None = None
         self._listeners: list[Listener] = []
         self._own_listeners = True
@@ -94,10 +136,15 @@ class Server:
     # Registering
 
     def handler(
-        self, cmdid: int, *, run_to_end: bool = False, logger: AnyLogger | None = None
+        self,
+        cmdid: int,
+        *,
+        run_to_end: bool = False,
+        logger: AnyLogger | None = None,
+        allow: Iterable[str] | None = None,
     ) -> Callable[[HandlerT], HandlerT]:
         """Register a handler; see :meth:`gtcp.Commands.handler`."""
-        return self.commands.handler(cmdid, run_to_end=run_to_end, logger=logger)
+        return self.commands.handler(cmdid, run_to_end=run_to_end, logger=logger, allow=allow)
 
     def include(self, commands: Commands) -> None:
         """Take in every command of a table; see :meth:`gtcp.Commands.include`."""
@@ -121,6 +168,11 @@ class Server:
         return self._context.handled if self._context else 0
 
     @property
+    def has_secret(self) -> bool:
+        """Whether the program itself has given it secrets that peers must prove."""
+        return bool(self._secret)
+
+    @property
     def in_flight(self) -> int:
         """Calls whose handlers are waiting for something at this moment."""
         return len(self._context.runners.in_flight) if self._context else 0
@@ -134,14 +186,20 @@ class Server:
 
         Raises:
             OSError: an address is in use or not permitted; nothing listens then.
+            SettingsError: certificates or secrets can't be used, or there are none and other
+                hosts could connect.
             RuntimeError: it is started already.
         """
         if self._context is not None:
             raise RuntimeError("the server is started already")
         table = self.commands.table(self.settings.max_depth)
+        self._handshake = _as_settings_error(self._make_handshake)
         self._own_listeners = listeners is None
-        sockets = self._listen() if listeners is None else list(listeners)
+        sockets = _as_settings_error(lambda: self._sockets(listeners))
         self._context = Context(table, self.settings)
+        self._admission = None
+        if self._handshake.needed:
+            self._admission = Admission(self._context, self._current_handshake)
         self._done = Event()  # an Event belongs to the hub of its thread
         # Several processes on one listener share better when each takes one at a time.
         at_once = 100 if self._own_listeners else 1
@@ -172,6 +230,8 @@ class Server:
         listeners, self._listeners = self._listeners, []
         for listener in listeners:
             listener.close() if self._own_listeners else listener.stop()
+        if self._admission is not None:
+            self._admission.finish(min(limit, ENTER_SECONDS))
         for connection in self.connections:
             connection.go_away()
         self._wait_until_empty(context, monotonic() + limit)
@@ -184,14 +244,28 @@ class Server:
         self._context = None
         self._done.set()
 
+    def reload(self) -> None:
+        """Read certificates and secrets anew, for those who connect from now on.
+
+        Open connections stay. What can't be used is logged, and the old ones are kept.
+        """
+        try:
+            self._handshake = self._make_handshake()
+        except ValueError as exc:
+            log.error("the old certificates and secrets are kept: %s", exc)
+        else:
+            log.info("certificates and secrets are read anew")
+
     def serve_forever(self) -> None:
         """Start, and serve until SIGINT or SIGTERM (or a ``stop()``); then drain and return.
 
-        A second signal cuts the drain short. In a thread other than the main one signals
-        are left alone.
+        A second signal cuts the drain short. Where there are certificates or secrets in
+        files, SIGHUP is ``reload()``. In a thread other than the main one signals are left
+        alone.
 
         Raises:
             OSError: an address is in use or not permitted.
+            SettingsError: as for ``start``.
         """
         self.start()
         stopping = []
@@ -204,6 +278,8 @@ class Server:
         if threading.current_thread() is threading.main_thread():
             signals = (signal.SIGINT, signal.SIGTERM)
             watchers = [gevent.signal_handler(each, stop) for each in signals]
+            if self.settings.tls_cert or self.settings.secret_file:
+                watchers.append(gevent.signal_handler(signal.SIGHUP, self.reload))
         try:
             log.info("%s", self.describe())  # last: whoever reads it may send a signal at once
             self._done.wait()
@@ -221,13 +297,34 @@ class Server:
             f"{count} command{plural}, pid {os.getpid()}"
         )
 
-    def _listen(self) -> list[socket.socket]:
+    def _make_handshake(self) -> Handshake:
+        return make_handshake(self.settings, self._secret)
+
+    def _current_handshake(self) -> Handshake:
+        assert self._handshake is not None
+        return self._handshake
+
+    def _sockets(self, given: Iterable[socket.socket] | None) -> list[socket.socket]:
+        """Those to accept from; raises Exposed where they would let just anybody in."""
+        handshake = self._current_handshake()
+        loopback_only = not (self.settings.insecure or handshake.knows_peers)
+        if given is None:
+            return self._listen(loopback_only)
+        sockets = list(given)
+        for sock in sockets if loopback_only else ():
+            refuse_exposed(sock)
+        return sockets
+
+    def _listen(self, loopback_only: bool) -> list[socket.socket]:
         """Listen on all addresses of the settings, or on none."""
+        settings = self.settings
+        file = SocketFile(int(settings.unix_mode, 8), settings.unix_owner, settings.unix_group)
         sockets: list[socket.socket] = []
         try:
-            for each in self.settings.addresses:
-                sockets.append(listen(parse(each), self.settings.backlog))
-        except OSError:
+            for each in settings.addresses:
+                sock = listen(parse(each), settings.backlog, loopback_only=loopback_only, file=file)
+                sockets.append(sock)
+        except (OSError, Exposed):
             for sock in sockets:
                 sock.close()
             raise
@@ -239,10 +336,13 @@ class Server:
             sock.close()
             return
         address = of_peer(name)
-        refusal = context.too_many(host_of(address))
         if len(context.connections) >= context.max_connections + REFUSED:
             sock.close()  # a flood: no time for words
             return
+        if self._admission is not None:
+            self._admission.begin(sock, address)
+            return
+        refusal = context.too_many(host_of(address))
         try:
             tune(sock, self.settings.keepalive)
             connection = Connection(sock, address, context)

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import ipaddress
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, NamedTuple, NoReturn, get_args, get_origin, get_type_hints
 
@@ -25,7 +27,7 @@ from gtcp import address
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 
 #: Read elsewhere: a secret must not end up in a Settings, whose repr is printed and logged.
-RESERVED_VARIABLES = frozenset({"GTCP_SECRET", "GTCP_SECRET_FILE"})
+RESERVED_VARIABLES = frozenset({"GTCP_SECRET"})
 
 _PREFIX = "GTCP_"
 
@@ -98,9 +100,10 @@ def _are_addresses(texts: tuple[str, ...]) -> bool:
 def _parses(text: str) -> str | None:
     """The host of an address (empty for a unix socket), or None when it is no address."""
     try:
-        return address.parse(text).host
+        found = address.parse(text)
     except ValueError:
         return None
+    return None if found.tls else found.host  # whether a server speaks TLS, tls_cert says
 
 
 def _several(port: int | tuple[int, ...]) -> tuple[int, ...]:
@@ -129,6 +132,44 @@ def _level(meaning: str) -> _Rule:
 
 def _switch(meaning: str) -> _Rule:
     return _Rule("true or false", lambda value: True, meaning)
+
+
+def _file(meaning: str) -> _Rule:
+    return _Rule("the path of a file", bool, meaning)
+
+
+def _name(meaning: str) -> _Rule:
+    return _Rule("a name or a number", bool, meaning)
+
+
+def _names(meaning: str) -> _Rule:
+    # Whether "none" would mean everybody or nobody, nobody should have to guess.
+    return _Rule(
+        "names such as billing, *.team.example or spiffe://example/team/*",
+        lambda values: all(each.lower() not in ("", "none") for each in values),
+        meaning,
+    )
+
+
+def _mode(meaning: str) -> _Rule:
+    return _Rule(
+        "a mode as chmod takes it, such as '660'",
+        lambda value: re.fullmatch("0?[0-7]{3}", value) is not None,
+        meaning,
+    )
+
+
+def _networks(meaning: str) -> _Rule:
+    return _Rule("networks such as 10.0.0.0/8 or fd00::/8", _are_networks, meaning)
+
+
+def _are_networks(texts: tuple[str, ...]) -> bool:
+    try:
+        for text in texts:
+            ipaddress.ip_network(text)
+    except ValueError:
+        return False
+    return True
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -190,12 +231,50 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         float,
         _at_least(0, "seconds requests without id may go on once the peer has shut its side"),
     ] = 0.5
+    insecure: Annotated[
+        bool, _switch("serve other hosts without TLS and without a secret: whoever can connect")
+    ] = False
+    tls_cert: Annotated[
+        str | None, _file("PEM file with the server's certificate; with it, TCP means TLS")
+    ] = None
+    tls_key: Annotated[
+        str | None, _file("PEM file with its private key, unless that is in the same file")
+    ] = None
+    tls_ca: Annotated[
+        str | None, _file("PEM file with the authorities whose client certificates are taken")
+    ] = None
+    require_client_cert: Annotated[
+        bool, _switch("refuse TLS clients that have no certificate of tls_ca")
+    ] = False
+    allow_identities: Annotated[
+        tuple[str, ...],
+        _names("who may connect: names in certificates or of keys, uid:N; * is one label"),
+    ] = ()
+    allow_networks: Annotated[
+        tuple[str, ...], _networks("from where TCP connections are taken; empty is everywhere")
+    ] = ()
+    proxy_from: Annotated[
+        tuple[str, ...],
+        _networks("proxies: their connections begin with a PROXY header, v1 or v2"),
+    ] = ()
+    secret_file: Annotated[
+        str | None, _file("file with secrets, name:secret a line; every peer must prove one")
+    ] = None
+    handshake_timeout: Annotated[
+        float, _above(0, "seconds for PROXY header, TLS handshake and proof of a secret")
+    ] = 5.0
+    unix_mode: Annotated[str, _mode("permissions of the files of unix sockets")] = "600"
+    unix_owner: Annotated[str | None, _name("user that the files are given to")] = None
+    unix_group: Annotated[str | None, _name("group that the files are given to")] = None
 
     def __post_init__(self) -> None:
         for name in _FIELDS:
             given = getattr(self, name)
             value = _checked(name, name, given, shown=given)
             msgspec.structs.force_setattr(self, name, value)
+        for name, needed in _NEEDS.items():
+            if getattr(self, name) and getattr(self, needed) is None:
+                raise SettingsError(f"{name}: expected {needed} with it")
 
     @classmethod
     def load(
@@ -253,6 +332,9 @@ def _read_fields() -> dict[str, _Field]:
 
 
 _FIELDS: Mapping[str, _Field] = _read_fields()
+
+#: What means nothing without another setting.
+_NEEDS = {"tls_key": "tls_cert", "tls_ca": "tls_cert", "require_client_cert": "tls_ca"}
 
 
 # Checks.

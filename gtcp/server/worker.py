@@ -36,9 +36,11 @@ from gunicorn.errors import AppImportError, HaltServer
 from gunicorn.workers.base import Worker
 
 from gtcp.address import of_peer
+from gtcp.server.handshake import make_handshake
 from gtcp.server.logger import ACCESS, SERVER, EscapingFormatter, show_access_log
 from gtcp.server.server import CUT_SECONDS, Server
-from gtcp.server.settings import Settings
+from gtcp.server.settings import Settings, SettingsError
+from gtcp.server.socket_file import SocketFile
 from gtcp.sockets import adopt
 
 __all__ = ["AppImportError", "GtcpWorker", "serve"]
@@ -72,7 +74,10 @@ class GtcpWorker(Worker):
             RuntimeError: with gunicorn's TLS settings, which HTTP workers alone heed.
         """
         if cfg.is_ssl:
-            raise RuntimeError("GtcpWorker does not serve TLS: leave out certfile and keyfile")
+            raise RuntimeError(
+                "GtcpWorker does not heed certfile and keyfile: leave them out, and set gtcp's "
+                "tls_cert and tls_key (GTCP_TLS_CERT, GTCP_TLS_KEY)"
+            )
         if cfg.preload_app:
             logger.warning(
                 "preload_app: the application is imported before gevent patches the standard "
@@ -136,6 +141,9 @@ class GtcpWorker(Worker):
         self.server.settings = self._settings(self.server.settings)
         try:
             self.server.start(self.sockets)
+        except SettingsError as exc:  # one line, and the end: it would be the same again
+            log.error("%s", exc)
+            raise AppImportError(str(exc)) from exc
         except Exception:
             self.booted = False  # or gunicorn would try again for ever
             raise
@@ -286,8 +294,8 @@ def serve(
         SystemExit: at the end; 0 after a drain.
     """
     configuration = _configuration(settings, reload=reload, timeout=timeout)
-    configuration["when_ready"] = lambda arbiter: _announce(arbiter, commands)
-    _Application(load, configuration, patch).run()
+    configuration["when_ready"] = _when_ready(settings, commands)
+    _Application(load, configuration, patch, lambda: _check(settings)).run()
 
 
 def _configuration(settings: Settings, *, reload: bool, timeout: int) -> dict[str, Any]:
@@ -302,9 +310,27 @@ def _configuration(settings: Settings, *, reload: bool, timeout: int) -> dict[st
         "reload": reload,
         "worker_class": _ServeWorker,
         "default_proc_name": "gtcp",
-        "umask": _umask(),  # gunicorn's own would open unix sockets to everybody
+        "umask": 0o777 & ~int(settings.unix_mode, 8),  # for the files of unix sockets
         "control_socket_disable": True,
     }
+
+
+def _check(settings: Settings) -> None:
+    """Raise ValueError if workers could not start, for want of a certificate or a secret."""
+    make_handshake(settings, None)
+
+
+def _when_ready(settings: Settings, commands: int) -> Callable[[Any], None]:
+    """What gives the files of unix sockets their owner, and says what listens where."""
+    file = SocketFile(int(settings.unix_mode, 8), settings.unix_owner, settings.unix_group)
+
+    def when_ready(arbiter: Any) -> None:
+        for each in arbiter.LISTENERS:
+            if not isinstance(each.getsockname(), tuple):
+                file.apply(each.getsockname())
+        _announce(arbiter, commands)
+
+    return when_ready
 
 
 def _announce(arbiter: Any, commands: int) -> None:
@@ -324,21 +350,19 @@ def _name(listener: Any) -> str:
     return of_peer(name) if isinstance(name, tuple) else f"unix:{name}"
 
 
-def _umask() -> int:
-    """This process's umask, which can't be read without setting it."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
-
-
 class _Application(BaseApplication):
     """What gunicorn asks for its configuration and for the server."""
 
     def __init__(
-        self, load: Callable[[], Server], configuration: dict[str, Any], patch: bool
+        self,
+        load: Callable[[], Server],
+        configuration: dict[str, Any],
+        patch: bool,
+        check: Callable[[], None],
     ) -> None:
         self._load = load
         self._configuration = configuration
+        self.check = check
         self.patch = patch
         super().__init__(prog="gtcp serve")
 
@@ -366,6 +390,16 @@ class _Arbiter(Arbiter):
     def __init__(self, app: _Application) -> None:
         super().__init__(app)
         self.START_CTX["args"] = [sys.executable, *sys.orig_argv[1:]]
+
+    def reload(self) -> None:
+        """Replace the workers; but not by ones that could not start, for want of a certificate."""
+        app: Any = self.app
+        try:
+            app.check()
+        except ValueError as exc:
+            GUNICORN_ERROR.error("gtcp: the old workers are kept: %s", exc)
+        else:
+            super().reload()
 
     def handle_int(self) -> None:
         """Drain and exit."""

@@ -13,7 +13,7 @@ import gevent
 import pytest
 
 import gtcp
-from gtcp.client.pool import Options
+from gtcp.client.dial import Options
 from tests.client.fakes import (
     Peer,
     begin,

@@ -27,7 +27,7 @@ COUNT = 1
 SERVER = """
 import gtcp
 server = gtcp.Server(gtcp.Settings(
-    bind=("10.254.97.1:8889", "unix:{folder}/inside"), keepalive=3.0))
+    bind=("10.254.97.1:8889", "unix:{folder}/inside"), keepalive=3.0, insecure=True))
 
 @server.handler(1)
 def connections(request):

@@ -51,6 +51,19 @@ def test_the_defaults_pass_their_own_checks():
         "max_in_flight_per_connection": 100,
         "keepalive": 60.0,
         "half_close_grace": 0.5,
+        "insecure": False,
+        "tls_cert": None,
+        "tls_key": None,
+        "tls_ca": None,
+        "require_client_cert": False,
+        "allow_identities": (),
+        "allow_networks": (),
+        "proxy_from": (),
+        "secret_file": None,
+        "handshake_timeout": 5.0,
+        "unix_mode": "600",
+        "unix_owner": None,
+        "unix_group": None,
     }
 
 
@@ -309,8 +322,8 @@ def test_an_unknown_variable_is_refused_with_a_suggestion():
     assert str(caught.value) == expected
 
 
-def test_other_variables_and_the_secrets_are_left_alone():
-    env = {"PORT": "x", "gtcp_port": "x", "GTCP_SECRET": "s", "GTCP_SECRET_FILE": "/s"}
+def test_other_variables_and_the_secret_are_left_alone():
+    env = {"PORT": "x", "gtcp_port": "x", "GTCP_SECRET": "s"}
     assert load(env=env) == Settings()
 
 

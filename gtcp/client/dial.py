@@ -1,0 +1,310 @@
+"""From an address to a socket on which calls can be sent: DNS, TCP, TLS, the secret.
+
+All of it within the connect timeout and the call's deadline. What fails here is certain not to
+have run: every exception says so, and why.
+"""
+
+from __future__ import annotations
+
+import _socket
+import contextlib
+import errno
+import socket
+from time import monotonic
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
+
+import gevent
+import msgspec
+from gevent import socket as gevent_socket
+from gevent.socket import wait_read, wait_write
+
+from gtcp.address import Address
+from gtcp.client.retry import Untrusted
+from gtcp.deadline import earliest
+from gtcp.errors import CallTimeout, ConnectError
+from gtcp.protocol import (
+    NOT_ALLOWED,
+    NOT_AUTHENTICATED,
+    UNREADABLE,
+    WRONG_PARAMS,
+    Outgoing,
+    Reply,
+    decode_reply,
+    encode_request,
+)
+from gtcp.sockets import adopt, close_quietly, encoded, tune
+
+if TYPE_CHECKING:
+    from gtcp.secret import Key
+    from gtcp.tls import ClientTls
+    from gtcp.tls_socket import TlsSocket
+
+T = TypeVar("T")
+
+RECV_BYTES = 65536
+
+#: The longest reply during the handshake, and more than any of them needs.
+MAX_LINE_BYTES = 4096
+
+#: Answers to a handshake after which trying again can't help.
+FINAL = frozenset({NOT_AUTHENTICATED, NOT_ALLOWED, WRONG_PARAMS})
+
+Stream: TypeAlias = "socket.socket | TlsSocket"
+
+#: A socket that is ready for calls, and what it has said already.
+Dialled: TypeAlias = "tuple[Stream, bytes]"
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """How a client's connections are opened and shared.
+
+    Attributes:
+        connect_timeout: seconds for name resolution and connecting, within the deadline.
+        min_connections: opened as soon as there are calls for them: several, to use several
+            workers behind one address.
+        max_connections: at most so many, per OS thread.
+        max_in_flight: calls in flight on one connection before another is opened; below what
+            a server takes (100), where calls that were given up may still be counted.
+        max_reply_bytes: the longest reply line taken, None for no limit.
+        keepalive: seconds within which a dead server is found while nothing is sent.
+    """
+
+    connect_timeout: float | None = 5.0
+    min_connections: int = 1
+    max_connections: int = 10
+    max_in_flight: int = 80
+    max_reply_bytes: int | None = 16 * 1024 * 1024
+    keepalive: float | None = 10.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min_connections <= self.max_connections:
+            raise ValueError(
+                "expected 1 <= min_connections <= max_connections, "
+                f"got {self.min_connections} and {self.max_connections}"
+            )
+        if self.max_in_flight < 1:
+            raise ValueError(f"max_in_flight: expected 1 or more, got {self.max_in_flight}")
+        for name in ("connect_timeout", "max_reply_bytes", "keepalive"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name}: expected more than 0, got {value}")
+
+
+class Trust:
+    """Whom a client trusts, and how it shows who it is. For any number of threads.
+
+    Args:
+        tls: what to speak TLS with; None for no TLS.
+        server_name: the name that the server's certificate must be for.
+        key: the secret that both sides prove to know; None for none.
+    """
+
+    def __init__(self, tls: ClientTls | None, server_name: str, key: Key | None) -> None:
+        self.tls = tls
+        self.server_name = server_name
+        self.key = key
+
+    def __repr__(self) -> str:
+        return f"<Trust tls={self.tls is not None} server_name={self.server_name!r} {self.key}>"
+
+
+def dial(
+    address: Address, options: Options, trust: Trust | None, deadline: float | None
+) -> Dialled:
+    """A connected, non-blocking socket whose peer has shown who it is, if that was asked for.
+
+    Returns:
+        tuple: the socket, and what it has said already beyond that.
+
+    Raises:
+        ConnectError: name resolution, connecting, TLS or the secret failed, or it took longer
+            than allowed; an ``Untrusted`` when trying again can't help.
+        CallTimeout: the deadline passed first; ``executed`` is "no".
+    """
+    now = monotonic()
+    allowed = None if options.connect_timeout is None else now + options.connect_timeout
+    when = earliest(allowed, deadline)
+    timer = gevent.Timeout.start_new(None if when is None else max(0.0, when - now))
+    try:
+        return _introduced(_tuned(_connected(address), options), address, trust)
+    except gevent.Timeout as fired:
+        if fired is not timer:
+            raise
+        if when == allowed:
+            seconds = f"{options.connect_timeout:g} s"
+            raise ConnectError(f"{address}: not connected within {seconds}") from None
+        raise CallTimeout(f"{address}: the deadline passed", executed="no") from None
+    except (OSError, ValueError) as exc:  # ValueError: a name that can't be one
+        raise _translated(address, exc) from exc
+    finally:
+        timer.close()
+
+
+def _translated(address: Address, exc: OSError | ValueError) -> ConnectError:
+    why = getattr(exc, "strerror", None) or exc
+    if isinstance(exc, OSError) and exc.errno == errno.EPROTO:  # what TlsSocket says of alerts
+        return Untrusted(f"{address}: {why}")
+    return ConnectError(f"can't connect to {address}: {why}")
+
+
+# TCP
+
+
+def _tuned(connected: Any, options: Options) -> socket.socket:
+    sock = adopt(connected.detach())
+    try:
+        tune(sock, options.keepalive)
+    except OSError:
+        close_quietly(sock)
+        raise
+    return sock
+
+
+def _connected(address: Address) -> Any:
+    if address.path:
+        return _connect_one(socket.AF_UNIX, address.path)
+    error: OSError | None = None
+    for family, _kind, _proto, _name, where in _resolved(address.host, address.port):
+        try:
+            return _connect_one(family, where)
+        except OSError as exc:
+            error = exc
+    raise error or OSError("the name has no addresses")
+
+
+def _resolved(host: str, port: int) -> list[Any]:
+    """What ``getaddrinfo`` says; a numeric address is read here, not in gevent's thread pool."""
+    name = encoded(host)
+    try:
+        return _socket.getaddrinfo(name, port, 0, socket.SOCK_STREAM, 0, socket.AI_NUMERICHOST)
+    except OSError:
+        return gevent_socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
+
+
+def _connect_one(family: int, where: Any) -> Any:
+    sock = gevent_socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.connect(where)
+    except BaseException:
+        close_quietly(sock)
+        raise
+    return sock
+
+
+# TLS and the secret
+
+
+def _introduced(sock: socket.socket, address: Address, trust: Trust | None) -> Dialled:
+    if trust is None:
+        return sock, b""
+    try:
+        stream: Stream = sock
+        received = b""
+        if trust.tls is not None:
+            stream, received = _encrypted(sock, trust.tls, trust.server_name, address)
+        talk = _Talk(stream, received, address)
+        if trust.key is not None:
+            _prove(talk, trust.key)
+        else:
+            # In TLS 1.3 a server looks at our certificate when our side is done already; what
+            # it thinks of us shows in whether it answers.
+            talk.ask(None, str)
+    except BaseException:
+        close_quietly(sock)
+        raise
+    return stream, talk.received
+
+
+def _encrypted(sock: socket.socket, tls: ClientTls, name: str, address: Address) -> Dialled:
+    import ssl  # takes its time to import, and few need it
+
+    from gtcp.tls import explain
+    from gtcp.tls_socket import NotTls, TlsSocket
+
+    stream = TlsSocket(sock, tls.context(), server_name=name)
+    try:
+        stream.handshake()
+    except NotTls as exc:
+        raise Untrusted(f"{address}: the server does not speak TLS there") from exc
+    except ssl.SSLCertVerificationError as exc:
+        raise Untrusted(f"{address}: the server can't be trusted: {explain(exc)}") from exc
+    except ssl.SSLError as exc:
+        raise Untrusted(f"{address}: TLS failed: {explain(exc)}") from exc
+    return stream, stream.received()
+
+
+def _prove(talk: _Talk, key: Key) -> None:
+    from gtcp.secret import Nonce, Proof, Response  # takes its time to import, and few need it
+
+    response = Response(key)
+    nonce = talk.ask(response.hello(), Nonce)
+    proof = talk.ask(response.prove(nonce), Proof)
+    if not response.is_proven_by(proof):
+        raise Untrusted(f"{talk.address}: the server does not know the secret")
+
+
+class _Talk:
+    """A few requests before the calls, one after another.
+
+    Attributes:
+        received: what has been read and not been used.
+    """
+
+    def __init__(self, stream: Stream, received: bytes, address: Address) -> None:
+        self.address = address
+        self.received = received
+        self._stream = stream
+        self._count = 0
+
+    def ask(self, params: Any, kind: type[T]) -> T:
+        """Send one request of cmdid 0; returns its result."""
+        self._count += 1
+        reply = self._reply(encode_request(Outgoing(0, self._count, None, params)))
+        if reply.code != 0:
+            self._refused(reply)
+        try:
+            return msgspec.convert(reply.result, kind)
+        except msgspec.ValidationError as exc:
+            raise Untrusted(f"{self.address}: the server does not know how to answer") from exc
+
+    def _reply(self, line: bytes) -> Reply:
+        broken = None
+        try:
+            self._send(line)
+        except OSError as exc:
+            broken = exc  # it has said why, perhaps
+        line = self._line(broken)
+        try:
+            return decode_reply(line)
+        except UNREADABLE as exc:
+            raise Untrusted(f"{self.address}: the server does not speak gtcp") from exc
+
+    def _refused(self, reply: Reply) -> NoReturn:
+        if reply.code == WRONG_PARAMS:
+            raise Untrusted(f"{self.address}: the server asks for no secret, and proves none")
+        kind = Untrusted if reply.code in FINAL else ConnectError
+        raise kind(f"{self.address}: refused: {reply.code} {reply.message[:200]}")
+
+    def _send(self, data: bytes) -> None:
+        while data:
+            try:
+                data = data[self._stream.send(data) :]
+            except BlockingIOError:
+                wait_write(self._stream.fileno())
+
+    def _line(self, broken: OSError | None) -> bytes:
+        while b"\n" not in self.received:
+            if len(self.received) > MAX_LINE_BYTES:
+                raise Untrusted(f"{self.address}: the server does not speak gtcp")
+            data = self._recv()
+            if not data:
+                raise broken or ConnectionAbortedError("the server closed the connection")
+            self.received += data
+        line, _, self.received = self.received.partition(b"\n")
+        return line
+
+    def _recv(self) -> bytes:
+        while True:
+            with contextlib.suppress(BlockingIOError):
+                return self._stream.recv(RECV_BYTES)
+            wait_read(self._stream.fileno())

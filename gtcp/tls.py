@@ -1,0 +1,138 @@
+"""TLS contexts for both sides, the names in certificates, and what went wrong in words.
+
+TLS 1.2 at least. A client always verifies the server's certificate and its name; the common
+name says nothing (RFC 9525). The contexts are gevent's: the standard library's own recurse
+for ever once gevent has patched the module, gevent's work either way.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from typing import Any, NoReturn
+
+from gevent.ssl import SSLContext
+
+
+def server_context(
+    cert: str, key: str | None, ca: str | None, *, require_client_cert: bool
+) -> ssl.SSLContext:
+    """A context for accepting connections.
+
+    Args:
+        cert: PEM file with the server's chain.
+        key: PEM file with its private key; None when it is in the same file.
+        ca: PEM file with the authorities whose client certificates are taken.
+
+    Raises:
+        ValueError: a file can't be read or used; the message names it.
+    """
+    context: ssl.SSLContext = SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    _common(context)
+    _load_chain(context, cert, key)
+    context.num_tickets = 0  # connections are kept, so there is nothing to resume
+    if ca is not None:
+        _load_authorities(context, ca)
+        context.verify_mode = ssl.CERT_REQUIRED if require_client_cert else ssl.CERT_OPTIONAL
+    return context
+
+
+def client_context(ca: str | None, cert: str | None, key: str | None) -> ssl.SSLContext:
+    """A context for connecting; without ``ca`` the system's authorities are trusted.
+
+    Raises:
+        ValueError: a file can't be read or used; the message names it.
+    """
+    context: ssl.SSLContext = SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    _common(context)
+    context.hostname_checks_common_name = False
+    if ca is not None:
+        _load_authorities(context, ca)
+    else:
+        context.load_default_certs(ssl.Purpose.SERVER_AUTH)
+    if cert is not None:
+        _load_chain(context, cert, key)
+    return context
+
+
+class ClientTls:
+    """A client's TLS files. For any number of greenlets and threads.
+
+    Certificates that live for hours are replaced while programs run: files that have changed
+    are read again for the next connection, and while that fails, the old ones do.
+
+    Raises:
+        ValueError: a file can't be read or used; the message names it.
+    """
+
+    def __init__(self, ca: str | None, cert: str | None, key: str | None) -> None:
+        if key is not None and cert is None:
+            raise ValueError("key: there is no cert that it could belong to")
+        self._files = ca, cert, key
+        self._seen = self._state()
+        self._context = client_context(*self._files)
+
+    def context(self) -> ssl.SSLContext:
+        """The context for the next connection."""
+        state = self._state()
+        if state != self._seen:
+            try:
+                self._context, self._seen = client_context(*self._files), state
+            except ValueError:
+                pass  # half written yet, perhaps: looked at again for the next connection
+        return self._context
+
+    def _state(self) -> list[tuple[int, int]]:
+        return [_state(each) for each in self._files if each is not None]
+
+
+def _state(path: str) -> tuple[int, int]:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return (0, 0)
+    return found.st_mtime_ns, found.st_ino
+
+
+def names_of(certificate: Any) -> tuple[str, ...]:
+    """The DNS names and URIs that a verified certificate (``getpeercert()``) is for."""
+    names = (certificate or {}).get("subjectAltName", ())
+    return tuple(value for kind, value in names if kind in ("DNS", "URI"))
+
+
+def explain(exc: OSError) -> str:
+    """What went wrong, in a few words for people."""
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        return exc.verify_message.rstrip(".") or "the certificate can't be verified"
+    if isinstance(exc, ssl.SSLError) and exc.reason:
+        return exc.reason.replace("_", " ").lower()
+    return exc.strerror or str(exc)
+
+
+def _common(context: ssl.SSLContext) -> None:
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+
+
+def _load_chain(context: ssl.SSLContext, cert: str, key: str | None) -> None:
+    try:
+        context.load_cert_chain(cert, key, password=_no_password)
+    except (OSError, ValueError) as exc:
+        with_key = f" with key {key}" if key else ""
+        raise ValueError(f"can't use certificate {cert}{with_key}: {_why(exc)}") from exc
+
+
+def _load_authorities(context: ssl.SSLContext, ca: str) -> None:
+    try:
+        context.load_verify_locations(ca)
+    except (OSError, ValueError) as exc:
+        raise ValueError(f"can't use the authorities in {ca}: {_why(exc)}") from exc
+
+
+def _why(exc: Exception) -> str:
+    return explain(exc) if isinstance(exc, OSError) else str(exc)
+
+
+def _no_password() -> NoReturn:
+    # Without this OpenSSL would ask for it on the terminal, and wait.
+    raise ValueError("the key is encrypted: gtcp takes keys without a password")

@@ -1,0 +1,372 @@
+"""The shared secret: the exchange itself, and between real clients and servers."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import threading
+import warnings
+from pathlib import Path
+from typing import Any
+
+import gevent
+import pytest
+
+import gtcp
+from gtcp.secret import Challenge, Hello, Key, Nonce, Proof, Prove, Response, find_keys, read_keys
+from tests.client.fakes import fake_server
+from tests.helpers import PATIENCE, Serving, eventually, serving
+
+OLD = "billing.1:" + "o" * 32
+NEW = "billing.2:" + "n" * 32
+OTHER = "billing.1:" + "x" * 32
+
+
+def commands() -> gtcp.Commands:
+    table = gtcp.Commands()
+
+    @table.handler(1)
+    def who(request: gtcp.Request) -> Any:
+        return request.peer.identity
+
+    return table
+
+
+def guarded(*secrets: str, **settings: Any) -> gtcp.Server:
+    server = gtcp.Server(gtcp.Settings(port=0, **settings), secret=secrets)
+    server.include(commands())
+    return server
+
+
+class TestExchange:
+    def test_both_sides_prove_that_they_know_it(self) -> None:
+        challenge, response = Challenge(read_keys([OLD])), Response(Key(OLD))
+        nonce = challenge.answer(response.hello())
+        assert isinstance(nonce, Nonce)
+        proof = challenge.answer(response.prove(nonce))
+        assert isinstance(proof, Proof)
+        assert response.is_proven_by(proof)
+        assert challenge.identity == "billing.1"
+
+    @pytest.mark.parametrize("wrong", [OTHER, "nobody:" + "o" * 32])
+    def test_a_wrong_secret_and_an_unknown_key_look_the_same(self, wrong: str) -> None:
+        challenge, response = Challenge(read_keys([OLD])), Response(Key(wrong))
+        nonce = challenge.answer(response.hello())
+        assert isinstance(nonce, Nonce)
+        assert challenge.answer(response.prove(nonce)) is None
+        assert challenge.identity is None
+
+    def test_there_is_one_try(self) -> None:
+        challenge, response = Challenge(read_keys([OLD])), Response(Key(OLD))
+        nonce = challenge.answer(response.hello())
+        assert isinstance(nonce, Nonce)
+        right = response.prove(nonce)
+        assert challenge.answer(Prove("0" * 64)) is None
+        assert challenge.answer(right) is None
+        assert challenge.answer(response.hello()) is None
+
+    def test_proof_comes_after_hello_and_hello_once(self) -> None:
+        assert Challenge(read_keys([OLD])).answer(Prove("0" * 64)) is None
+        challenge = Challenge(read_keys([OLD]))
+        assert challenge.answer(Response(Key(OLD)).hello()) is not None
+        assert challenge.answer(Response(Key(OLD)).hello()) is None
+
+    def test_a_replayed_proof_is_worth_nothing(self) -> None:
+        first, response = Challenge(read_keys([OLD])), Response(Key(OLD))
+        hello = response.hello()
+        nonce = first.answer(hello)
+        assert isinstance(nonce, Nonce)
+        prove = response.prove(nonce)
+        assert first.answer(prove) is not None
+        again = Challenge(read_keys([OLD]))
+        assert again.answer(hello) is not None
+        assert again.answer(prove) is None
+
+    def test_a_reflected_proof_is_worth_nothing(self) -> None:
+        """A server without the secret sends back what the client proved."""
+        response = Response(Key(OLD))
+        hello = response.hello()
+        prove = response.prove(Nonce(hello.nonce))
+        assert not response.is_proven_by(Proof(prove.proof))
+
+    def test_a_client_can_not_be_made_to_prove_for_another_name(self) -> None:
+        """The name is in the proof: one secret under two names is two keys."""
+        challenge = Challenge(read_keys(["a:" + "o" * 32, "b:" + "o" * 32]))
+        response = Response(Key("a:" + "o" * 32))
+        nonce = challenge.answer(Hello("b", response.hello().nonce))
+        assert isinstance(nonce, Nonce)
+        assert challenge.answer(response.prove(nonce)) is None
+
+
+class TestKeys:
+    def test_a_name_or_none(self) -> None:
+        assert [each.name for each in read_keys(f"{OLD}, {'x' * 16}")] == ["billing.1", "default"]
+        assert read_keys(OLD.encode() + b"\n")[0].name == "billing.1"
+
+    @pytest.mark.parametrize(
+        ("text", "why"),
+        [
+            ("", "no secret in it"),
+            ("# only a comment", "no secret in it"),
+            ("a:short", "at least 16 characters"),
+            ("a b:" + "x" * 32, "the name of a secret"),
+            (":" + "x" * 32, "the name of a secret"),
+            ("a:" + "x y" * 16, "without spaces"),
+            ("a:" + "ü" * 16, "printable ASCII"),
+            (("a:" + "ü" * 16).encode(), "printable ASCII"),
+            (f"{OLD},{OTHER}", "two secrets have the same name"),
+        ],
+    )
+    def test_bad_ones_are_refused_and_not_shown(self, text: str | bytes, why: str) -> None:
+        with pytest.raises(ValueError, match=why) as caught:
+            read_keys(text)
+        assert "xxx" not in str(caught.value)
+
+    def test_no_repr_holds_a_secret(self) -> None:
+        key = Key(OLD)
+        client = gtcp.Client("127.0.0.1", secret=OLD)
+        shown = f"{key!r} {[key]} {client!r} {vars(client)!r} {client._trust!r}"
+        shown += repr(vars(guarded(OLD))) + repr(Response(key)) + repr(Challenge([key]))
+        assert "ooo" not in shown
+        assert "billing.1" in shown
+
+    def test_a_secret_is_not_pickled(self) -> None:
+        with pytest.raises(TypeError):
+            pickle.dumps(Key(OLD))
+
+    def test_where_they_are_found(self, tmp_path: Path) -> None:
+        file = tmp_path / "secret"
+        file.write_text(f"# the old one goes in May\n{NEW}\n{OLD}\n")
+        names = ["billing.2", "billing.1"]
+        assert find_keys(None, {}) == []
+        assert [each.name for each in find_keys(str(file), {})] == names
+        assert [each.name for each in find_keys(None, {"GTCP_SECRET_FILE": str(file)})] == names
+        assert [each.name for each in find_keys(None, {"GTCP_SECRET": OLD})] == ["billing.1"]
+        with pytest.raises(ValueError, match="both set"):
+            find_keys(None, {"GTCP_SECRET": OLD, "GTCP_SECRET_FILE": str(file)})
+        with pytest.raises(ValueError, match=r"can't read the secret in .*none: No such file"):
+            find_keys(str(tmp_path / "none"), {})
+        with pytest.raises(ValueError, match="GTCP_SECRET: a secret has at least"):
+            find_keys(None, {"GTCP_SECRET": "short"})
+
+
+class TestConnecting:
+    def test_the_right_secret_and_its_name_is_the_identity(self) -> None:
+        with serving(guarded(OLD)) as server, gtcp.Client(server.address, secret=OLD) as client:
+            assert client.call(1) == "billing.1"
+            assert client.stats()["opened"] == 1
+
+    def test_from_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("GTCP_SECRET", OLD)
+        with serving(commands()) as server, gtcp.Client(server.address) as client:
+            assert client.call(1) == "billing.1"
+            with gtcp.Client(server.address, secret=None) as without:
+                with pytest.raises(gtcp.RemoteError, match="401"):
+                    without.call(1)
+
+    def test_from_a_file(self, tmp_path: Path) -> None:
+        (tmp_path / "secret").write_text(OLD + "\n")
+        file = str(tmp_path / "secret")
+        with serving(commands(), secret_file=file) as server:
+            with gtcp.Client(server.address, secret_file=file) as client:
+                assert client.call(1) == "billing.1"
+
+    @pytest.mark.parametrize("secret", [OTHER, NEW])
+    def test_a_wrong_secret_is_not_tried_again(
+        self, secret: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with serving(guarded(OLD)) as server, gtcp.Client(server.address, secret=secret) as client:
+            with pytest.raises(gtcp.ConnectError, match="401 the secret is wrong") as caught:
+                client.call(1)
+            assert caught.value.executed == "no"
+            assert client.stats()["retries"] == 0
+            assert not server.server.handled
+            eventually(lambda: "the secret is wrong; closing" in caplog.text)
+        assert "ooo" not in caplog.text + str(caught.value)
+
+    def test_a_plain_client_is_told_that_nothing_ran(self) -> None:
+        with serving(guarded(OLD)) as server, gtcp.Client(server.address) as client:
+            calls = [gevent.spawn(client.call, 1, retries) for retries in ({}, {}, {})]
+            gevent.joinall(calls, timeout=PATIENCE)
+            for call in calls:
+                assert isinstance(call.exception, gtcp.RemoteError)
+                assert (call.exception.code, call.exception.executed) == (401, "no")
+            assert not server.server.handled
+
+    def test_a_server_that_asks_for_none_is_not_trusted(self) -> None:
+        with serving(commands()) as server, gtcp.Client(server.address, secret=OLD) as client:
+            with pytest.raises(gtcp.ConnectError, match="asks for no secret") as caught:
+                client.call(1)
+            assert caught.value.executed == "no"
+
+    def test_a_server_that_does_not_know_it_is_not_trusted(self) -> None:
+        def impostor(peer: Any) -> None:
+            hello = peer.request()
+            peer.answer(hello, result={"nonce": hello["params"]["nonce"]})
+            prove = peer.request()
+            peer.answer(prove, result={"proof": prove["params"]["proof"]})
+            peer.silence()
+
+        with fake_server(impostor) as fake, gtcp.Client(fake.address, secret=OLD) as client:
+            with pytest.raises(gtcp.ConnectError, match="does not know the secret"):
+                client.call(1)
+        assert [each["params"]["op"] for each in fake.peers[0].lines] == ["hello", "prove"]
+
+    def test_two_keys_while_one_replaces_the_other(self) -> None:
+        with serving(guarded(NEW, OLD)) as server:
+            for secret, name in ((OLD, "billing.1"), (NEW, "billing.2")):
+                with gtcp.Client(server.address, secret=secret) as client:
+                    assert client.call(1) == name
+
+    def test_rotation_in_a_file_on_reload(self, tmp_path: Path) -> None:
+        file = tmp_path / "secret"
+        file.write_text(OLD)
+        with serving(commands(), secret_file=str(file)) as server:
+            with gtcp.Client(server.address, secret=OLD) as old:
+                assert old.call(1) == "billing.1"
+                file.write_text(NEW)
+                server.run(server.server.reload)
+                with gtcp.Client(server.address, secret=NEW) as new:
+                    assert new.call(1) == "billing.2"
+                assert old.call(1) == "billing.1"  # its connection stays
+            with gtcp.Client(server.address, secret=OLD) as late:
+                with pytest.raises(gtcp.ConnectError):
+                    late.call(1)
+            file.write_text("short")
+            server.run(server.server.reload)
+            with gtcp.Client(server.address, secret=NEW) as new:
+                assert new.call(1) == "billing.2"
+
+    def test_within_tls_there_are_two_identities(self, authority: Any) -> None:
+        options = {"tls_cert": authority.issue("localhost"), "tls_ca": authority.ca}
+        cert = authority.issue("billing.example", file="client")
+        with serving(guarded(OLD, **options)) as server:
+            where = "tls://localhost:" + server.address.rpartition(":")[2]
+            with gtcp.Client(where, ca=authority.ca, cert=cert, secret=OLD) as client:
+                assert client.call(1) == "billing.example"
+
+    def test_threads_and_forks(self) -> None:
+        with serving(guarded(OLD)) as server, gtcp.Client(server.address, secret=OLD) as client:
+            assert client.call(1) == "billing.1"
+            results: list[Any] = []
+            thread = threading.Thread(target=lambda: results.append(client.call(1)))
+            thread.start()
+            thread.join(PATIENCE)
+            assert results == ["billing.1"]
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # the server is a thread here
+                pid = os.fork()
+            if pid == 0:
+                status = 1
+                try:
+                    status = 0 if client.call(1) == "billing.1" else 2
+                finally:
+                    os._exit(status)
+            assert os.waitpid(pid, 0)[1] == 0
+            assert client.call(1) == "billing.1"
+
+    def test_min_connections_and_a_restart(self) -> None:
+        with serving(guarded(OLD)) as server:
+            options: Any = {"secret": OLD, "min_connections": 3}
+            with gtcp.Client(server.address, **options) as client:
+                calls = [gevent.spawn(client.call, 1) for _ in range(30)]
+                gevent.joinall(calls, raise_error=True, timeout=PATIENCE)
+
+
+class TestStrangers:
+    @pytest.fixture
+    def server(self) -> Any:
+        with serving(guarded(OLD, handshake_timeout=0.3)) as server:
+            yield server
+            assert not server.server.handled
+
+    @pytest.mark.parametrize(
+        ("said", "code"),
+        [
+            (b'{"cmdid":1}\n', 401),
+            (b'{"cmdid":0}\n', 401),
+            (b'{"cmdid":0,"params":{"op":"commands"}}\n{"cmdid":1,"id":7}\n', 401),
+            (b"garbage\n", 401),
+            (b"\xff\xfe\n", 401),
+            (b"[" * 900 + b"\n", 401),
+            (b'{"cmdid":0,"params":{"op":"hello","key":"k","nonce":"short"}}\n', 401),
+            (b'{"cmdid":0,"params":{"op":"prove","proof":"' + b"0" * 64 + b'"}}\n', 401),
+            (b"x" * 5000, 413),
+            (b"PROXY TCP4 1.2.3.4 5.6.7.8 1 2\r\n", 401),
+        ],
+    )
+    def test_are_told_so_and_nothing_more(self, server: Serving, said: bytes, code: int) -> None:
+        with server.line() as line:
+            line.send(said)
+            (last,) = line.rest()
+            assert last["code"] == code
+            assert "id" not in last
+
+    def test_who_is_slow_is_closed(self, server: Serving) -> None:
+        with server.line() as line:
+            line.send(b'{"cmdid":0,"params":{"op":"hel')
+            assert line.at_end()
+        assert not server.server.connections
+
+    def test_who_goes_in_the_middle_leaves_nothing(self, server: Serving) -> None:
+        with server.line() as line:
+            line.send(hello())
+            assert len(line.reply()["result"]["nonce"]) == 64
+        context = server.server._context
+        assert context is not None
+        eventually(lambda: not context.entering and not context.hosts)
+
+    def test_a_drain_does_not_wait_for_them(self) -> None:
+        with serving(guarded(OLD, handshake_timeout=600.0)) as server, server.line() as line:
+            line.send(hello())
+            line.reply()
+            server.stop()
+            assert line.at_end()
+
+    def test_per_address_limit_counts_those_who_have_not_proven_it(self) -> None:
+        with serving(guarded(OLD, max_connections_per_address=1)) as server:
+            with server.line() as first:
+                first.send(hello())
+                first.reply()
+                with server.line() as second:
+                    assert second.reply()["code"] == 429
+            context = server.server._context
+            assert context is not None
+            eventually(lambda: not context.hosts)
+            with gtcp.Client(server.address, secret=OLD) as client:
+                assert client.call(1) == "billing.1"
+
+    def test_requests_right_behind_the_proof_are_served(self) -> None:
+        with serving(guarded(OLD)) as server, server.line() as line:
+            response = Response(Key(OLD))
+            line.send(hello(response))
+            prove = response.prove(Nonce(line.reply()["result"]["nonce"]))
+            params = {"op": "prove", "proof": prove.proof}
+            line.send({"cmdid": 0, "params": params}, {"cmdid": 1}, b'{"cmdid"', b":1}\n")
+            proof, *replies = line.replies(3)
+            assert response.is_proven_by(Proof(proof["result"]["proof"]))
+            assert [each["result"] for each in replies] == ["billing.1"] * 2
+
+
+def hello(response: Response | None = None) -> bytes:
+    said = (response or Response(Key(OLD))).hello()
+    params = {"op": "hello", "key": said.key, "nonce": said.nonce}
+    return json.dumps({"cmdid": 0, "params": params}).encode() + b"\n"
+
+
+def test_a_line_of_the_client_never_holds_the_secret() -> None:
+    with fake_server(lambda peer: peer.silence()) as fake:
+        options: Any = {"secret": OLD, "connect_timeout": 0.1, "retries": 0}
+        with gtcp.Client(fake.address, **options) as client, pytest.raises(gtcp.ConnectError):
+            client.call(1)
+        eventually(lambda: fake.peers[0].lines)
+    assert "ooo" not in json.dumps(fake.peers[0].lines)
+
+
+def test_a_line_that_is_no_reply_is_no_server(tmp_path: Path) -> None:
+    for said in (b"SSH-2.0-OpenSSH_9.2\r\n", b"x" * 10_000, b'{"code":0,"id":1,"result":[]}\n'):
+        with fake_server(lambda peer, said=said: (peer.send(said), peer.silence())) as fake:
+            with gtcp.Client(fake.address, secret=OLD) as client:
+                with pytest.raises(gtcp.ConnectError, match="does not"):
+                    client.call(1)
