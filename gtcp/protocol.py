@@ -164,6 +164,14 @@ class Envelope(msgspec.Struct):
     meta: dict[str, str] = {}
 
 
+class Head(msgspec.Struct):
+    """What of a request line is needed to refuse it."""
+
+    cmdid: int
+    id: Id | None = None
+    oneway: bool = False
+
+
 class Success(msgspec.Struct, tag_field="code", tag=0, omit_defaults=True):
     """A reply with a result."""
 

@@ -36,6 +36,7 @@ from gtcp.address import host_of
 from gtcp.protocol import (
     BAD_REQUEST,
     GOING_AWAY,
+    OWN_CMDID,
     TOO_LARGE,
     Batch,
     Failure,
@@ -47,7 +48,7 @@ from gtcp.protocol import (
 )
 from gtcp.server.handler import Item, Rejection, Table, encode_safely, is_cancel
 from gtcp.server.logger import ACCESS, SERVER
-from gtcp.server.runner import Runner, Runners, Work, report
+from gtcp.server.runner import Runner, Runners, Work, overloaded, report
 from gtcp.sockets import READ, WRITE, peer_of
 
 if TYPE_CHECKING:
@@ -145,6 +146,7 @@ class Connection:
         leaving: nothing that comes from now on is run.
         active: when something last came, monotonic seconds.
         stalled: since when the peer takes no reply, monotonic seconds; None while it does.
+        turn_seconds: how long a request without an id took lately, once it had its turn.
     """
 
     __slots__ = (
@@ -180,6 +182,7 @@ class Connection:
         "peer",
         "since",
         "stalled",
+        "turn_seconds",
     )
 
     def __init__(  # noqa: PLR0915  one line for each attribute
@@ -197,6 +200,7 @@ class Connection:
         self.leaving = False
         self.active = monotonic()
         self.stalled: float | None = None
+        self.turn_seconds = 0.0
         settings = context.settings
         self._sock = sock
         self._context = context
@@ -309,6 +313,10 @@ class Connection:
         self.reject(Rejection(TOO_LARGE, f"a request line may have at most {limit} bytes"))
 
     def _serve(self, lines: bytes, now: float) -> None:
+        if self._runners.full(self) and not self._context.settings.access_log:
+            lines = self._refuse(lines)
+            if not lines:
+                return
         context = self._context
         items, plain = context.table.read(lines)
         replies: list[Success | Failure] = []
@@ -333,6 +341,28 @@ class Connection:
         elif replies:
             self._send(self._encode(work))
         work.items = ()
+
+    def _refuse(self, lines: bytes) -> bytes:
+        """Refuse what would be one too many, its params not decoded; returns what is left.
+
+        That begins with one of gtcp's own, which makes room; or with what has to wait for its
+        turn, since it has no id and neither has one in flight; or with what can't be read.
+        """
+        start = 0
+        while start < len(lines):
+            end = lines.index(b"\n", start) + 1
+            head = self._context.table.read_head(lines[start:end])
+            if (
+                head is None
+                or head.cmdid == OWN_CMDID
+                or (head.id is None and self.ordered is not None)
+            ):
+                break
+            start = end
+            self.handled += 1
+            if not head.oneway:
+                self._queue(encode_lines([overloaded(head.id)]))
+        return lines[start:]
 
     def _crowded(self) -> bool:
         """Whether many requests wait for their turn already."""

@@ -25,12 +25,14 @@ from gtcp.protocol import (
     BAD_REQUEST,
     FAILED,
     NOT_FOUND,
+    OVERLOADED,
     OWN_CMDID,
     UNREADABLE,
     WRONG_PARAMS,
     Batch,
     Envelope,
     Failure,
+    Head,
     Request,
     Success,
     decode_envelope,
@@ -46,7 +48,12 @@ Handler = Callable[[Any], Any]
 HandlerT = TypeVar("HandlerT", bound=Callable[..., Any])
 AnyLogger = logging.Logger | BaseLogger
 
+#: Seconds after which a caller that was refused for overload may try again.
+RETRY_AFTER = 1.0
+
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+_decode_head = msgspec.json.Decoder(Head).decode
 
 _DIGITS = re.compile(r"[0-9]{1,19}", re.ASCII)
 
@@ -81,6 +88,8 @@ class Command:
         run_to_end: not stopped when its caller has gone.
         logger: where its failures are logged.
         allow: who may call it, as patterns of identities; None is everybody.
+        max_in_flight: how many may run at once in this process; None for no limit of its own.
+        in_flight: how many do, if there is a limit.
         request_type: the Struct that its lines are decoded into.
     """
 
@@ -90,7 +99,9 @@ class Command:
         "cmdid",
         "decode",
         "doc",
+        "in_flight",
         "logger",
+        "max_in_flight",
         "name",
         "params_type",
         "request_type",
@@ -106,9 +117,12 @@ class Command:
         run_to_end: bool = False,
         logger: AnyLogger | None = None,
         allow: Iterable[str] | None = None,
+        max_in_flight: int | None = None,
     ) -> None:
         self.cmdid = cmdid
         self.allow = _patterns(allow)
+        self.max_in_flight = _limit(max_in_flight)
+        self.in_flight = 0
         self.name: str = getattr(target, "__name__", type(target).__name__)
         self.doc = inspect.getdoc(target) or ""
         self.call: Handler = _instance_method(target) if isinstance(target, type) else target
@@ -140,6 +154,31 @@ def _patterns(allow: Iterable[str] | None) -> tuple[str, ...] | None:
     if not patterns or not all(isinstance(each, str) and each for each in patterns):
         raise TypeError(f"allow: expected a list of identities or patterns, got {allow!r}")
     return patterns
+
+
+def _limit(max_in_flight: int | None) -> int | None:
+    if max_in_flight is None:
+        return None
+    if isinstance(max_in_flight, bool) or not isinstance(max_in_flight, int) or max_in_flight < 1:
+        raise ValueError(f"max_in_flight: expected 1 or more, or None, got {max_in_flight!r}")
+    return max_in_flight
+
+
+def _limited(command: Command, limit: int) -> Handler:
+    """The handler, which refuses what would be one too many."""
+    handler = command.call
+
+    def run(request: Request[Any]) -> Any:
+        if command.in_flight >= limit:
+            message = "too many calls of this command in flight"
+            raise _Refused(OVERLOADED, message, {"retry_after": RETRY_AFTER})
+        command.in_flight += 1
+        try:
+            return handler(request)
+        finally:
+            command.in_flight -= 1
+
+    return run
 
 
 def _instance_method(cls: type) -> Handler:
@@ -188,7 +227,8 @@ def _request_type(command: Command, annotation: Any) -> type[Request[Any]]:
         namespace["__module__"] = base.__module__
         namespace["__qualname__"] = base.__qualname__
         namespace["__annotations__"] = fields
-        run = _as_function(command.call)
+        limit = command.max_in_flight
+        run = _as_function(command.call) if limit is None else _limited(command, limit)
         namespace.update(defaults, cmdid=command.cmdid, _command=command, _run=run)
 
     options = {"tag_field": "cmdid", "tag": command.cmdid, "kw_only": True}
@@ -261,6 +301,7 @@ class Commands:
         run_to_end: bool = False,
         logger: AnyLogger | None = None,
         allow: Iterable[str] | None = None,
+        max_in_flight: int | None = None,
     ) -> Callable[[HandlerT], HandlerT]:
         """Decorate a function of one argument, or a ``BaseHandler`` subclass.
 
@@ -269,11 +310,13 @@ class Commands:
             run_to_end: do not stop the handler when its deadline passes or its caller hangs
                 up; what it calls then inherits no deadline either.
             logger: where its failures are logged; by default its class's ``logger``.
+            max_in_flight: how many calls of it may run at once in this process, None for as
+                many as the server takes at all. Others are refused with 429.
             allow: who may call it: identities of peers (see ``Request.peer``), ``*`` stands
                 for one label; None is everybody. Others get 403.
 
         Raises:
-            ValueError: the cmdid is reserved, or registered already.
+            ValueError: the cmdid is reserved, or registered already; a limit below 1.
             TypeError: the annotations are not what a handler may have.
             NotImplementedError: a class that does not override ``process``.
             RuntimeError: the table is being served.
@@ -286,7 +329,15 @@ class Commands:
             raise ValueError(f"a cmdid is from 1 to 2**63 - 1, got {cmdid}")
 
         def register(target: HandlerT) -> HandlerT:
-            self._add(Command(cmdid, target, run_to_end=run_to_end, logger=logger, allow=allow))
+            command = Command(
+                cmdid,
+                target,
+                run_to_end=run_to_end,
+                logger=logger,
+                allow=allow,
+                max_in_flight=max_in_flight,
+            )
+            self._add(command)
             return target
 
         return register
@@ -446,6 +497,14 @@ class Table:
             return None
         return request if request.timeout != 0 else None
 
+    def read_head(self, line: bytes) -> Head | None:
+        """What is needed to refuse a request, its params not decoded; None if it is none."""
+        try:
+            head = _decode_head(line) if is_utf8(line) else None
+        except UNREADABLE:
+            return None
+        return head if head is not None and head.cmdid in self.commands else None
+
     def _one_by_one(self, lines: Sequence[bytes]) -> Iterator[Item]:
         for line in lines:
             item = self._read_line(line.removesuffix(b"\r"))
@@ -495,7 +554,7 @@ class Table:
 
 
 class _Refused(Exception):
-    """An answer of gtcp's own commands with a code of gtcp's own: (code, message)."""
+    """An answer with a code of gtcp's own: (code, message, data)."""
 
 
 def run(request: Request[Any]) -> Success | Failure:
@@ -511,8 +570,8 @@ def failure(request: Request[Any], exc: BaseException) -> Failure:
     if isinstance(exc, CommandError):
         return Failure(exc.code, str(exc.message), request.id, exc.data)
     if isinstance(exc, _Refused):
-        code, message = exc.args
-        return Failure(code, message, request.id)
+        code, message, *data = exc.args
+        return Failure(code, message, request.id, *data)
     return _failed(request, "raised", exc)
 
 

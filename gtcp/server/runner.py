@@ -39,7 +39,7 @@ from gtcp.protocol import (
     Request,
     Success,
 )
-from gtcp.server.handler import Item, Rejection, failure, overtakes
+from gtcp.server.handler import RETRY_AFTER, Item, Rejection, failure, overtakes
 from gtcp.server.logger import SERVER, escape
 from gtcp.server.throttled import Throttled
 
@@ -117,6 +117,7 @@ class Runner(Carrier):
         returned: whether the handler in flight has returned: what follows (its reply, log
             lines) may wait too, but is not stopped any more.
         deadline: when the request in flight is to be stopped, monotonic seconds, or None.
+        began: when its handler blocked, or had its turn after others; monotonic seconds.
     """
 
     def __init__(self, runners: Runners) -> None:
@@ -129,6 +130,7 @@ class Runner(Carrier):
         self.detached = False
         self.returned = False
         self.deadline: float | None = None
+        self.began = 0.0
 
     def running_deadline(self) -> float | None:
         """The deadline that calls made by the running handler inherit."""
@@ -235,7 +237,7 @@ class Runner(Carrier):
             if item.id is None and connection.ordered is not None and not overtakes(item):
                 if isinstance(item, Request):
                     item._batch = work.narrowed(item)
-                connection.ordered.append(item)
+                connection.ordered.append(_in_vain(connection, item) or item)
                 continue
             self._one(connection, item)
             if self.detached:
@@ -275,7 +277,7 @@ class Runner(Carrier):
             return late(request)
         own = request.cmdid == OWN_CMDID  # never waits, and a cancellation makes room
         if not own and not self.detached and self._runners.full(connection):
-            return Failure(OVERLOADED, "too many calls in flight", request.id, {"retry_after": 1.0})
+            return overloaded(request.id)
         return self._forbidden(connection, request)
 
     def _forbidden(self, connection: Connection, request: Request[Any]) -> Failure | None:
@@ -313,6 +315,7 @@ class Runner(Carrier):
 
     def _end(self, connection: Connection, item: Item) -> None:
         """The request that blocked is answered: take the ones that waited for it."""
+        self._took(connection, item)
         self._runners.left(self, connection)
         while item.id is None and connection.ordered:
             if connection.stalled is not None:
@@ -322,12 +325,19 @@ class Runner(Carrier):
             if isinstance(following, Request):
                 self._runners.entered(self, connection, following)
                 self._one(connection, following)
+                self._took(connection, following)
                 self._runners.left(self, connection)
             else:
                 self._one(connection, following)
         if item.id is None:
             connection.ordered = None
         connection.one_less()
+
+    def _took(self, connection: Connection, item: Item) -> None:
+        """Note how long a request without an id had its turn: a moving average."""
+        if item.id is None:
+            seconds = monotonic() - self.began
+            connection.turn_seconds += 0.3 * (seconds - connection.turn_seconds)
 
 
 def report(address: str) -> None:
@@ -344,6 +354,22 @@ def _is_over(request: Request[Any]) -> bool:
 def late(request: Request[Any]) -> Failure:
     """The answer to a request whose deadline passed before its handler could start."""
     return Failure(LATE, "the deadline passed before the call", request.id, {"executed": "no"})
+
+
+def _in_vain(connection: Connection, item: Item) -> Rejection | None:
+    """The refusal of a request whose deadline will pass before its turn, by what others took."""
+    if not isinstance(item, Request) or item.timeout is None or connection.ordered is None:
+        return None
+    wait = connection.turn_seconds * (len(connection.ordered) + 1)
+    if wait * 1000 < item.timeout:
+        return None
+    message = "its deadline would pass before its turn"
+    return Rejection(OVERLOADED, message, item, {"retry_after": round(wait, 3)})
+
+
+def overloaded(request_id: int | str | None) -> Failure:
+    """The answer to a request that would be one too many."""
+    return Failure(OVERLOADED, "too many calls in flight", request_id, {"retry_after": RETRY_AFTER})
 
 
 class Runners:
@@ -418,6 +444,7 @@ class Runners:
     def entered(self, runner: Runner, connection: Connection, request: Request[Any]) -> None:
         """A call is in flight from here on: it can be cancelled and its deadline counts."""
         runner.request = request
+        runner.began = monotonic()
         runner._stopped = None
         runner.deadline = None if request._command.run_to_end else request.deadline
         self.in_flight.add(runner)

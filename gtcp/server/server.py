@@ -142,9 +142,16 @@ class Server:
         run_to_end: bool = False,
         logger: AnyLogger | None = None,
         allow: Iterable[str] | None = None,
+        max_in_flight: int | None = None,
     ) -> Callable[[HandlerT], HandlerT]:
         """Register a handler; see :meth:`gtcp.Commands.handler`."""
-        return self.commands.handler(cmdid, run_to_end=run_to_end, logger=logger, allow=allow)
+        return self.commands.handler(
+            cmdid,
+            run_to_end=run_to_end,
+            logger=logger,
+            allow=allow,
+            max_in_flight=max_in_flight,
+        )
 
     def include(self, commands: Commands) -> None:
         """Take in every command of a table; see :meth:`gtcp.Commands.include`."""

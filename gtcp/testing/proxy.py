@@ -193,7 +193,7 @@ class FaultProxy:
 
     def _end_all(self, reset: bool, only_losers: bool = False) -> None:
         for pair in list(self._pairs):
-            if pair.lost_something or not only_losers:
+            if pair.lost or not only_losers:
                 pair.end(reset)
 
     def _ended(self, pair: _Pair) -> None:
@@ -225,13 +225,13 @@ class _Pair:
     """One connection through the proxy: two sockets and a greenlet for each direction.
 
     Attributes:
-        lost_something: whether bytes of it were dropped, so that it can't go on.
+        lost: the directions in which bytes were dropped, so that no more may pass there.
     """
 
     def __init__(self, proxy: FaultProxy, client: Any, server: Any) -> None:
         self._proxy = proxy
         self._client, self._server = client, server
-        self.lost_something = False
+        self.lost: set[Direction] = set()
         self._copiers: list[Any] = []
         self._line = b""  # the reply line that has begun, while lines are to be spoiled
 
@@ -257,6 +257,8 @@ class _Pair:
                     data = self._lines(data)
                 self._pass_on(direction, sink, data)
             self._wait_for_sound()
+            if direction in self.lost:  # its end is lost too
+                return
             sink.shutdown(socket.SHUT_WR)
             other = self._copiers[1 if direction == "requests" else 0]
             if other.dead:
@@ -271,8 +273,11 @@ class _Pair:
             size = faults.slice or len(data)
             piece, data = data[:size], data[size:]
             if faults.drop == direction:
-                self.lost_something = True
+                self.lost.add(direction)
                 continue
+            if direction in self.lost:  # healed, or another fault came: a stream has no gaps
+                self.end(reset=True)
+                return
             if faults.delay or faults.bandwidth:
                 gevent.sleep(faults.delay + len(piece) / (faults.bandwidth or float("inf")))
             piece, last = self._proxy._passes(direction, piece)

@@ -94,6 +94,22 @@ def test_a_connection_that_lost_something_is_reset_when_it_heals(proxy: FaultPro
             sock.recv(1000)
 
 
+def test_nothing_follows_on_a_connection_that_lost_something(proxy: FaultProxy) -> None:
+    with raw(proxy) as sock:
+        sock.sendall(b'{"cmdid":10}\n')
+        assert sock.recv(1000)
+        proxy.set(drop="replies")
+        sock.sendall(b'{"cmdid":10}\n')
+        sock.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            sock.recv(1000)
+        sock.settimeout(5)
+        proxy.set(delay=0.001)
+        sock.sendall(b'{"cmdid":10}\n')
+        with pytest.raises(ConnectionResetError):
+            sock.recv(1000)
+
+
 def test_silence_ends_and_nothing_is_lost(proxy: FaultProxy, client: gtcp.Client) -> None:
     client.call(ECHO, {})
     proxy.set(silent=True)

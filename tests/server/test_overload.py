@@ -1,0 +1,115 @@
+"""What is too much is refused, at once and before work is spent on it."""
+
+from __future__ import annotations
+
+import gevent
+import msgspec
+import pytest
+
+import gtcp
+from tests.helpers import eventually, serving
+from tests.server.test_connection import Gate
+
+
+class Counted(msgspec.Struct):
+    n: int = 0
+
+    def __post_init__(self) -> None:
+        decoded.append(self.n)
+
+
+decoded: list[int] = []
+
+
+def test_a_command_has_a_limit_of_its_own() -> None:
+    commands, gate = gtcp.Commands(), Gate()
+    commands.handler(1, max_in_flight=2)(lambda request: gate.wait())
+    commands.handler(2)(lambda request: "other")
+    with serving(commands) as running, running.line() as line, running.line() as second:
+        line.send(*[{"cmdid": 1, "id": n} for n in range(2)])
+        eventually(lambda: gate.waiting == 2)
+        refused = second.ask({"cmdid": 1, "id": 3})
+        assert refused["code"] == 429
+        assert refused["data"] == {"retry_after": 1.0}
+        assert second.ask({"cmdid": 2, "id": 4})["result"] == "other"
+        gate.open()
+        assert sorted(each["id"] for each in line.replies(2)) == [0, 1]
+        assert second.ask({"cmdid": 1, "id": 5})["code"] == 0
+
+
+def test_a_handler_that_fails_or_is_stopped_gives_its_place_back() -> None:
+    commands = gtcp.Commands()
+
+    @commands.handler(1, max_in_flight=1)
+    def slow(request: gtcp.Request) -> None:
+        gevent.sleep(60 if request.params.get("long") else 0.001)
+        raise gtcp.CommandError(1000, "as always")
+
+    with serving(commands) as running, running.line() as line:
+        assert line.ask({"cmdid": 1, "id": 1})["code"] == 1000
+        late = {"cmdid": 1, "id": 2, "timeout": 20, "params": {"long": True}}
+        assert line.ask(late)["code"] == 408
+        assert line.ask({"cmdid": 1, "id": 3})["code"] == 1000
+
+
+@pytest.mark.parametrize("limit", [0, -1, True, 1.5, "2"])
+def test_an_impossible_limit_is_refused(limit: object) -> None:
+    with pytest.raises(ValueError, match="max_in_flight: expected 1 or more"):
+        gtcp.Commands().handler(1, max_in_flight=limit)(lambda request: None)  # type: ignore[arg-type]
+
+
+def test_over_the_limit_params_are_not_decoded() -> None:
+    commands, gate = gtcp.Commands(), Gate()
+    commands.handler(1)(lambda request: gate.wait())
+
+    @commands.handler(2)
+    def typed(request: gtcp.Request[Counted]) -> int:
+        return request.params.n
+
+    server = serving(commands, max_in_flight=1)
+    with server as running, running.line() as first, running.line() as line:
+        first.send({"cmdid": 1, "id": 1})
+        eventually(lambda: gate.waiting)
+        decoded.clear()
+        line.send(
+            {"cmdid": 2, "id": 2, "params": {"n": 2}},
+            {"cmdid": 2, "params": {"n": "no number"}},
+            {"cmdid": 2, "oneway": True},
+            {"cmdid": 0, "id": 3},
+            {"cmdid": 77, "id": 4},
+        )
+        codes = [(each.get("id"), each["code"]) for each in line.replies(4)]
+        assert codes == [(2, 429), (None, 429), (3, 0), (4, 404)]
+        assert decoded == []
+        gate.open()
+        assert first.reply()["code"] == 0
+        assert line.ask({"cmdid": 2, "params": {"n": 3}})["result"] == 3
+        assert decoded == [3]
+
+
+def test_a_request_whose_deadline_would_pass_before_its_turn_is_refused() -> None:
+    commands, gate = gtcp.Commands(), Gate()
+    ran = []
+
+    @commands.handler(1)
+    def work(request: gtcp.Request) -> int:
+        ran.append(request.params["n"])
+        gevent.sleep(0.2) if request.params["n"] < 5 else gate.wait()
+        return request.params["n"]
+
+    with serving(commands) as running, running.line() as line:
+        line.send(*[{"cmdid": 1, "params": {"n": n}} for n in range(5)])
+        assert len(line.replies(5)) == 5  # it takes about 0.2 s each
+        line.send(
+            {"cmdid": 1, "params": {"n": 5}},
+            {"cmdid": 1, "params": {"n": 6}, "timeout": 60000},
+            {"cmdid": 1, "params": {"n": 7}, "timeout": 20},
+            {"cmdid": 1, "params": {"n": 8}},
+        )
+        eventually(lambda: gate.waiting)
+        gate.open()
+        replies = line.replies(4)
+        assert [each["code"] for each in replies] == [0, 0, 429, 0]
+        assert replies[2]["message"] == "its deadline would pass before its turn"
+        assert replies[2]["data"]["retry_after"] > 0.02
+        assert ran == [0, 1, 2, 3, 4, 5, 6, 8]
