@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 from gevent import get_hub, spawn
@@ -26,6 +27,15 @@ NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 #: Seconds to wait before trying again.
 PAUSE = 0.5
+
+#: Connections accepted per wake-up, where nobody else accepts.
+AT_ONCE = 100
+
+#: Seconds between two connections that a process accepts from a shared socket; after so many
+#: that came no further apart, it takes more at a time.
+TURN = 0.001
+BURST = 64
+BURST_SECONDS = 0.05
 
 EXPOSED = (
     "other hosts can reach {}, and there is neither TLS nor a secret, so whoever connects could "
@@ -121,18 +131,20 @@ class Listener:
     Args:
         sock: listening; whoever made it closes it, unless ``close`` is called.
         accepted: gets every new socket, non-blocking, and its address; must not block.
-        at_once: connections accepted per wake-up: with several processes on one socket, 1
-            spreads them better.
+        shared: whether other processes accept from it too, and are to get their share.
     """
 
-    def __init__(self, sock: socket.socket, accepted: Accepted, *, at_once: int = 100) -> None:
+    def __init__(self, sock: socket.socket, accepted: Accepted, *, shared: bool = False) -> None:
         self._sock = sock
         self._accepted = accepted
-        self._at_once = at_once
+        self._shared = shared
+        self._burst = 0  # connections accepted one shortly after another
+        self._last = 0.0
         self._file_id = file_id(self.address.path)
         loop = get_hub().loop
         self._watcher = loop.io(sock.fileno(), READ)
         self._pause = loop.timer(PAUSE)
+        self._turn = loop.timer(TURN)
         self._watcher.start(self._acceptable)
 
     @property
@@ -145,7 +157,7 @@ class Listener:
 
     def stop(self) -> None:
         """Accept no more; what waits in the queue is left to others on the same socket."""
-        for watcher in (self._watcher, self._pause):
+        for watcher in (self._watcher, self._pause, self._turn):
             watcher.stop()
             watcher.close()
 
@@ -164,9 +176,26 @@ class Listener:
             os.unlink(path)
 
     def _acceptable(self) -> None:
-        for _ in range(self._at_once):
+        for _ in range(self._share() if self._shared else AT_ONCE):
             if not self._accept_one():
                 return
+        if self._shared:
+            self._watcher.stop()
+            # The longer the more it has: so who was late catches up.
+            self._turn.close()
+            self._turn = get_hub().loop.timer(TURN * (1 + min(self._burst, BURST) / 16))
+            self._turn.start(self._watcher.start, self._acceptable)
+
+    def _share(self) -> int:
+        """How many to accept before the others get a turn: one, and more when it never ends.
+
+        Whoever wakes first would take all of a burst, and keep them for as long as their
+        clients live.
+        """
+        now = monotonic()
+        self._burst = self._burst + 1 if now - self._last < BURST_SECONDS else 0
+        self._last = now
+        return 1 + self._burst // BURST
 
     def _accept_one(self) -> bool:
         try:

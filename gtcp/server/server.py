@@ -209,8 +209,8 @@ class Server:
             self._admission = Admission(self._context, self._current_handshake)
         self._done = Event()  # an Event belongs to the hub of its thread
         # Several processes on one listener share better when each takes one at a time.
-        at_once = 100 if self._own_listeners else 1
-        self._listeners = [Listener(each, self._accepted, at_once=at_once) for each in sockets]
+        shared = not self._own_listeners
+        self._listeners = [Listener(each, self._accepted, shared=shared) for each in sockets]
         self._sweeper = get_hub().loop.timer(SWEEP_SECONDS, SWEEP_SECONDS)
         self._sweeper.start(self._sweep)
 

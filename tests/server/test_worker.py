@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -183,6 +184,15 @@ def test_tls_settings_are_refused(start: Start, tmp_path: Path):
     master = start("--certfile", str(tmp_path / "pem"))
     assert master.end() == 1
     assert "set gtcp's tls_cert and tls_key" in master.log
+
+
+def test_a_burst_of_connections_is_shared_by_the_workers(start: Start):
+    address = start("-w", "2").address(workers=2)
+    with ExitStack() as stack:
+        lines = [stack.enter_context(Line(address)) for _ in range(64)]
+        pids = Counter(each.ask({"cmdid": PID})["result"] for each in lines)
+    assert len(pids) == 2
+    assert min(pids.values()) >= 16  # about half, where both get to run
 
 
 # Draining.
