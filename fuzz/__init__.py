@@ -11,4 +11,4 @@ else by hypothesis. An input begins with a small header (``fuzz.inputs``).
 """
 
 #: The modules of ``fuzz.targets``, in the order in which they run.
-TARGETS = ("lines", "server", "client")
+TARGETS = ("lines", "server", "client", "proxy", "secret")

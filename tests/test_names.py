@@ -20,8 +20,9 @@ print(*set(sys.modules) - before)
 #: With all that is below them. Each costs about as much as all of ``import gtcp`` may.
 NOT_LOADED = (
     "asyncio", "click", "concurrent", "gevent.monkey", "gevent.resolver", "gevent.socket",
-    "gevent.threadpool", "gtcp.cli", "gtcp.client", "gtcp.server", "gtcp.sockets", "gunicorn",
-    "inspect", "json", "logging", "socket", "ssl", "threading", "tomllib", "tomli",
+    "gevent.threadpool", "gtcp.cli", "gtcp.client", "gtcp.secret", "gtcp.server", "gtcp.sockets",
+    "gtcp.tls", "gtcp.tls_socket", "gunicorn", "hashlib", "hmac", "inspect", "json", "logging",
+    "random", "secrets", "socket", "ssl", "threading", "tomllib", "tomli",
 )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ import gevent
 import gtcp
 from fuzz.inputs import Input, seed
 from fuzz.watch import turn, until, watched
-from gtcp.client.connection import _read_reply
+from gtcp.client.reply import read_reply
 from gtcp.errors import REFUSALS
 from gtcp.protocol import UNREADABLE, LineBuffer, Reply
 
@@ -257,7 +257,7 @@ def read(lines: bytes) -> tuple[list[Reply], dict[Any, Reply]]:
     sure = True
     for line in lines.split(b"\n")[:-1]:
         try:
-            reply = _read_reply(line)
+            reply = read_reply(line)
         except UNREADABLE:
             return replies, certain  # nothing counts after it
         replies.append(reply)

@@ -12,8 +12,9 @@ from gevent.socket import wait_read, wait_write
 from gtcp.client.client import Client
 from gtcp.client.connection import error_of
 from gtcp.client.dial import Options, Stream
+from gtcp.client.reply import read_reply
 from gtcp.errors import CallTimeout, ConnectionLost, ProtocolError
-from gtcp.protocol import UNREADABLE, LineBuffer, Outgoing, decode_reply, encode_request
+from gtcp.protocol import UNREADABLE, LineBuffer, Outgoing, encode_request
 from gtcp.sockets import close_quietly
 
 RECV_BYTES = 65536
@@ -31,7 +32,7 @@ def print_reply_line(
     line = call_raw(address, cmdid, params, timeout, trust)
     click.echo(line, nl=False)
     try:
-        reply = decode_reply(line)
+        reply = read_reply(line)
     except UNREADABLE as exc:
         raise click.ClickException(f"not a reply: {exc} (executed: maybe)") from exc
     if reply.code != 0:

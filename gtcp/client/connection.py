@@ -19,11 +19,11 @@ from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
-import msgspec
 from gevent import get_hub
 from gevent.exceptions import BlockingSwitchOutError
 from greenlet import getcurrent
 
+from gtcp.client.reply import MAX_REPLY_DEPTH, read_reply
 from gtcp.client.retry import ServerLeaving
 from gtcp.deadline import Alarm, earliest
 from gtcp.errors import (
@@ -48,10 +48,8 @@ from gtcp.protocol import (
     Outgoing,
     Reply,
     decode_reply,
-    depth_within,
     encode_request,
     is_plain,
-    is_utf8,
 )
 from gtcp.sockets import READ, WRITE, close_quietly, unheard
 
@@ -62,9 +60,6 @@ RECV_BYTES = 262_144
 
 #: Codes of a line without an id by which a server does not let a connection in.
 NOT_LET_IN = frozenset({NOT_AUTHENTICATED, NOT_ALLOWED, OVERLOADED})
-
-#: How deep a reply may nest: it guards the decoder, the server has its own, lower limit.
-MAX_REPLY_DEPTH = 500
 
 #: Of what a peer says that does not speak gtcp, so much is told.
 MAX_SHOWN_BYTES = 40
@@ -519,7 +514,7 @@ class Connection:
         error = ""
         for line in lines:
             try:
-                replies.append(_read_reply(line))
+                replies.append(read_reply(line))
             except UNREADABLE as exc:
                 error = _not_a_reply(line, exc)
                 break
@@ -580,13 +575,6 @@ def _not_a_reply(line: bytes, exc: Exception) -> str:
         return f"not a reply: {exc}"
     start = ascii(line[:MAX_SHOWN_BYTES].rstrip().decode("latin-1"))
     return f"not a gtcp server: it says {start}"
-
-
-def _read_reply(line: bytes) -> Reply:
-    """One reply line; raises one of ``UNREADABLE`` when it is none."""
-    if not is_utf8(line) or not depth_within(line, MAX_REPLY_DEPTH):
-        raise msgspec.DecodeError("it is not UTF-8, or nests too deep")
-    return decode_reply(line)
 
 
 def error_of(reply: Reply) -> RemoteError:

@@ -19,6 +19,7 @@ from gevent import socket as gevent_socket
 from gevent.socket import wait_read, wait_write
 
 from gtcp.address import Address
+from gtcp.client.reply import read_reply
 from gtcp.client.retry import Untrusted
 from gtcp.deadline import earliest
 from gtcp.errors import CallTimeout, ConnectError
@@ -29,7 +30,6 @@ from gtcp.protocol import (
     WRONG_PARAMS,
     Outgoing,
     Reply,
-    decode_reply,
     encode_request,
 )
 from gtcp.sockets import adopt, close_quietly, encoded, tune
@@ -275,7 +275,7 @@ class _Talk:
             broken = exc  # it has said why, perhaps
         line = self._line(broken)
         try:
-            return decode_reply(line)
+            return read_reply(line)
         except UNREADABLE as exc:
             raise Untrusted(f"{self.address}: the server does not speak gtcp") from exc
 
@@ -293,15 +293,17 @@ class _Talk:
                 wait_write(self._stream.fileno())
 
     def _line(self, broken: OSError | None) -> bytes:
-        while b"\n" not in self.received:
-            if len(self.received) > MAX_LINE_BYTES:
+        while True:
+            line, newline, rest = self.received.partition(b"\n")
+            if len(line) > MAX_LINE_BYTES:
                 raise Untrusted(f"{self.address}: the server does not speak gtcp")
+            if newline:
+                self.received = rest
+                return line
             data = self._recv()
             if not data:
                 raise broken or ConnectionAbortedError("the server closed the connection")
             self.received += data
-        line, _, self.received = self.received.partition(b"\n")
-        return line
 
     def _recv(self) -> bytes:
         while True:

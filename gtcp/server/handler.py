@@ -360,6 +360,8 @@ class Commands:
     def answer(self, line: bytes) -> bytes:
         """Run one request line through its handler, as a server would, without a network.
 
+        There is no peer either: ``allow`` is not looked at, any command may be called.
+
         Returns:
             The reply line with its newline; empty for a oneway request.
         """

@@ -25,6 +25,7 @@ from gtcp.protocol import (
     TOO_LARGE,
     UNREADABLE,
     Success,
+    depth_within,
     encode_lines,
 )
 from gtcp.secret import MAX_LINE_BYTES, VARIABLE, Challenge, Key, Message, find_keys
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
     from gtcp.tls_socket import TlsSocket
 
 RECV_BYTES = 65536
+
+#: How deep a message may nest, and deeper than any does: it guards the decoder.
+MAX_DEPTH = 8
 
 #: Seconds a peer whose TLS handshake failed is given to take the alert.
 REFUSED_SECONDS = 1.0
@@ -248,19 +252,23 @@ def _let_read(sock: socket.socket) -> None:
 
 def _line(entrant: Entrant) -> bytes:
     """The next line; what is behind it stays received."""
-    while b"\n" not in entrant.received:
-        if len(entrant.received) > MAX_LINE_BYTES:
+    while True:
+        line, newline, rest = entrant.received.partition(b"\n")
+        if len(line) > MAX_LINE_BYTES:
             raise Refused(TOO_LARGE, "a secret is asked for, and this line is too long")
+        if newline:
+            entrant.received = rest
+            return line
         entrant.received += entrant.recv()
-    line, _, entrant.received = entrant.received.partition(b"\n")
-    return line
 
 
 def _message(line: bytes) -> Message:
     try:
-        return _decode_message(line)
+        if depth_within(line, MAX_DEPTH):
+            return _decode_message(line)
     except UNREADABLE:
-        raise Refused(NOT_AUTHENTICATED, "a secret is asked for") from None
+        pass
+    raise Refused(NOT_AUTHENTICATED, "a secret is asked for")
 
 
 def _is_in(entrant: Entrant, networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> bool:

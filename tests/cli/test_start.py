@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 from tests.test_names import within
 
 #: Runs a command, then says on stderr what was loaded that gevent and msgspec had not.
@@ -22,9 +24,9 @@ finally:
 NOT_FOR_A_CALL = (
     "asyncio", "concurrent", "difflib", "encodings.idna", "gevent.monkey", "gevent.pool",
     "gevent.resolver", "gevent.threadpool", "gtcp.cli.bench", "gtcp.cli.demo", "gtcp.cli.listing",
-    "gtcp.cli.ping", "gtcp.cli.serving", "gtcp.cli.target", "gtcp.server", "gunicorn", "inspect",
-    "logging", "multiprocessing", "ssl", "stringprep", "subprocess", "tomllib",
-    "tomli",
+    "gtcp.cli.ping", "gtcp.cli.serving", "gtcp.cli.target", "gtcp.secret", "gtcp.server",
+    "gtcp.tls", "gtcp.tls_socket", "gunicorn", "hashlib", "hmac", "inspect", "logging",
+    "multiprocessing", "secrets", "ssl", "stringprep", "subprocess", "tomllib", "tomli",
 )  # fmt: skip
 
 
@@ -35,8 +37,9 @@ def loaded(*args: str) -> list[str]:
     return ended.stderr.split()
 
 
-def test_a_call_loads_only_what_it_needs(address: str) -> None:
-    modules = loaded("call", address, "1", "{}")
+@pytest.mark.parametrize("raw", [[], ["--raw"]])
+def test_a_call_loads_only_what_it_needs(raw: list[str], address: str) -> None:
+    modules = loaded("call", address, "1", "{}", *raw)
     assert "gtcp.client.client" in modules
     assert [each for each in modules if within(each, NOT_FOR_A_CALL)] == []
 

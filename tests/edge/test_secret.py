@@ -23,6 +23,12 @@ NEW = "billing.2:" + "n" * 32
 OTHER = "billing.1:" + "x" * 32
 
 
+def hello_with(more: bytes) -> bytes:
+    """A client's first message, all right but for this value that nobody asked for."""
+    said = b'"op":"hello","key":"k","nonce":"' + b"0" * 64 + b'"'
+    return b'{"cmdid":0,"params":{' + said + b'},"more":' + more + b"}\n"
+
+
 def commands() -> gtcp.Commands:
     table = gtcp.Commands()
 
@@ -293,6 +299,8 @@ class TestStrangers:
             (b'{"cmdid":0,"params":{"op":"hello","key":"k","nonce":"short"}}\n', 401),
             (b'{"cmdid":0,"params":{"op":"prove","proof":"' + b"0" * 64 + b'"}}\n', 401),
             (b"x" * 5000, 413),
+            (hello_with(b'"' + b"x" * 1000 + b'"'), 413),
+            (hello_with(b"[" * 100 + b"]" * 100), 401),
             (b"PROXY TCP4 1.2.3.4 5.6.7.8 1 2\r\n", 401),
         ],
     )
@@ -370,3 +378,13 @@ def test_a_line_that_is_no_reply_is_no_server(tmp_path: Path) -> None:
             with gtcp.Client(fake.address, secret=OLD) as client:
                 with pytest.raises(gtcp.ConnectError, match="does not"):
                     client.call(1)
+
+
+@pytest.mark.parametrize("more", ["[" * 600 + "]" * 600, '"' + "x" * 5000 + '"'])
+def test_a_nonce_that_nests_too_deep_or_is_too_long_is_no_server(more: str) -> None:
+    said = f'{{"code":0,"id":1,"result":{{"nonce":"{"0" * 64}","more":{more}}}}}\n'.encode()
+    with fake_server(lambda peer: (peer.send(said), peer.silence())) as fake:
+        options: Any = {"secret": OLD, "connect_timeout": 5.0, "retries": 0}
+        with gtcp.Client(fake.address, **options) as client:
+            with pytest.raises(gtcp.ConnectError, match="does not speak gtcp"):
+                client.call(1)
