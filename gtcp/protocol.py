@@ -337,7 +337,7 @@ decode_reply = msgspec.json.Decoder(Reply).decode
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
-def encode_reply(reply: Success | Failure, max_bytes: int | None) -> bytes:
+def encode_reply(reply: Success | Failure, max_bytes: float | None) -> bytes:
     """One reply as its line, with the newline.
 
     Raises:
@@ -345,12 +345,16 @@ def encode_reply(reply: Success | Failure, max_bytes: int | None) -> bytes:
             a newline).
         Exception: when the result is not JSON; it may hold objects whose code raises anything.
     """
-    line = encode(reply)
-    if line.find(b"\n") >= 0:  # several times faster than `in`, which tries an int first
+    return as_line(encode(reply), max_bytes)
+
+
+def as_line(reply: bytes, max_bytes: float | None) -> bytes:
+    """An encoded reply with its newline; raises ValueError as ``encode_reply``."""
+    if reply.find(b"\n") >= 0:  # several times faster than `in`, which tries an int first
         raise ValueError("the encoded reply holds a newline")
-    if max_bytes is not None and len(line) > max_bytes:
-        raise ValueError(f"the reply is {len(line)} bytes long, at most {max_bytes} are allowed")
-    return line + b"\n"
+    if max_bytes is not None and len(reply) > max_bytes:
+        raise ValueError(f"the reply is {len(reply)} bytes long, at most {max_bytes} are allowed")
+    return reply + b"\n"
 
 
 def encode_request(request: Outgoing) -> bytes:

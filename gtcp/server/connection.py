@@ -145,6 +145,7 @@ class Connection:
             while none is in flight.
         leaving: nothing that comes from now on is run.
         active: when something last came, monotonic seconds.
+        longest_reply: how many bytes a reply may have.
         stalled: since when the peer takes no reply, monotonic seconds; None while it does.
         turn_seconds: how long a request without an id took lately, once it had its turn.
     """
@@ -162,7 +163,6 @@ class Connection:
         "_linger_seconds",
         "_lingering",
         "_longest",
-        "_longest_reply",
         "_out",
         "_paused",
         "_read_one",
@@ -178,6 +178,7 @@ class Connection:
         "handled",
         "in_flight",
         "leaving",
+        "longest_reply",
         "ordered",
         "peer",
         "since",
@@ -208,7 +209,7 @@ class Connection:
         self._runners = context.runners
         self._buffer = LineBuffer(settings.max_line_bytes)
         self._longest = inf if settings.max_line_bytes is None else settings.max_line_bytes + 1
-        self._longest_reply = inf if settings.max_reply_bytes is None else settings.max_reply_bytes
+        self.longest_reply = inf if settings.max_reply_bytes is None else settings.max_reply_bytes
         self._out: list[bytes] = []
         self._unsent = memoryview(b"")
         self._flushing = False
@@ -319,7 +320,7 @@ class Connection:
                 return
         context = self._context
         items, plain = context.table.read(lines)
-        replies: list[Success | Failure] = []
+        replies: list[bytes] = []
         work = Work(
             self,
             lines,
@@ -339,7 +340,7 @@ class Connection:
             self.collect(work)
             self._flush()
         elif replies:
-            self._send(self._encode(work))
+            self._send(work.said())
         work.items = ()
 
     def _refuse(self, lines: bytes) -> bytes:
@@ -426,39 +427,27 @@ class Connection:
         """Send the reply of a request that came alone and ran quickly."""
         try:
             line = encode(reply)
-            wrong = len(line) > self._longest_reply or line.find(b"\n") >= 0
+            wrong = len(line) > self.longest_reply or line.find(b"\n") >= 0
         except Exception:  # the result may hold objects whose code raises anything
             wrong = True
         if wrong:
-            line = encode_safely(reply, request, self._context.settings.max_reply_bytes, spawn)
-        else:
-            line += b"\n"
+            line = self.encode_anyhow(reply, request)
+        line += b"\n"
         if self._out:
             self._out.append(line)
             self._flush()
         else:
             self._send(line)
 
+    def encode_anyhow(self, reply: Success | Failure, request: Request[Any]) -> bytes:
+        """The line, without its newline, of a reply that can't be sent as it is."""
+        limit = self._context.settings.max_reply_bytes
+        return encode_safely(reply, request, limit, spawn)[:-1]
+
     def collect(self, work: Work) -> None:
         """Take over what a batch has to say so far, so that later replies come after it."""
         if work.replies:
-            self._out.append(self._encode(work))
-
-    def _encode(self, work: Work) -> bytes:
-        """The replies of a batch, in one go when nothing is wrong with any of them."""
-        limit = self._context.settings.max_reply_bytes
-        replies = work.replies
-        try:
-            data = encode_lines(replies)
-            wrong = data.count(b"\n") != len(replies) or (limit is not None and len(data) > limit)
-        except Exception:  # the results may hold objects whose code raises anything
-            wrong = True
-        if wrong:
-            data = b"".join(
-                encode_safely(reply, request, limit, spawn) for request, reply in work.answered()
-            )
-        replies.clear()
-        return data
+            self._out.append(work.said())
 
     def _queue(self, line: bytes) -> None:
         if self._closed:

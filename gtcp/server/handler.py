@@ -35,6 +35,7 @@ from gtcp.protocol import (
     Head,
     Request,
     Success,
+    as_line,
     decode_envelope,
     depth_within,
     encode,
@@ -584,7 +585,7 @@ def _directly(function: Callable[..., object], *args: Any, **kwargs: Any) -> Non
 def encode_safely(
     reply: Success | Failure,
     request: Request[Any] | None,
-    max_bytes: int | None,
+    max_bytes: float | None,
     log_by: Callable[..., object] = _directly,
 ) -> bytes:
     """The reply's line; if it can't be one, the line of a 500 that stands in for it.
@@ -598,8 +599,21 @@ def encode_safely(
     except Exception as exc:
         if request is None:
             raise  # gtcp's own refusals are always writable
-        why = "returned what can't be sent"
-        return encode_reply(_failed(request, why, exc, log_by), None)
+        return _unsendable(request, exc, log_by)
+
+
+def checked(
+    line: bytes, request: Request[Any], max_bytes: float | None, log_by: Callable[..., object]
+) -> bytes:
+    """An encoded reply with its newline, or the line of a 500; for the rest as above."""
+    try:
+        return as_line(line, max_bytes)
+    except ValueError as exc:
+        return _unsendable(request, exc, log_by)
+
+
+def _unsendable(request: Request[Any], exc: Exception, log_by: Callable[..., object]) -> bytes:
+    return encode_reply(_failed(request, "returned what can't be sent", exc, log_by), None)
 
 
 def _failed(

@@ -38,8 +38,9 @@ from gtcp.protocol import (
     Failure,
     Request,
     Success,
+    encode,
 )
-from gtcp.server.handler import RETRY_AFTER, Item, Rejection, failure, overtakes
+from gtcp.server.handler import RETRY_AFTER, Item, Rejection, checked, failure, overtakes
 from gtcp.server.logger import SERVER, escape
 from gtcp.server.throttled import Throttled
 
@@ -70,14 +71,14 @@ class Work(Batch, kw_only=True, gc=False):
             one another.
         quick: whether nothing needs a closer look: all requests, none to be queued, refused
             or logged.
-        replies: of the requests that ran quickly, in their order.
+        replies: the lines of the requests that ran quickly, in their order, without newlines.
     """
 
     connection: Connection
     items: Sequence[Item]
     pending: Iterator[Item]
     quick: bool
-    replies: list[Success | Failure]
+    replies: list[bytes]
 
     def current(self) -> Request[Any]:
         """The request that was taken last: a list's iterator tells how many are left."""
@@ -85,10 +86,20 @@ class Work(Batch, kw_only=True, gc=False):
         assert isinstance(item, Request)
         return item
 
-    def answered(self) -> Iterator[tuple[Request[Any], Success | Failure]]:
-        """The requests that ran quickly, each with its reply."""
-        requests = (item for item in self.items if isinstance(item, Request) and not item.oneway)
-        return zip(requests, self.replies, strict=False)
+    def said(self) -> bytes:
+        """The replies as what is sent; they are taken away."""
+        lines = self.replies
+        limit = self.connection.longest_reply
+        data = b"\n".join(lines) + b"\n"
+        if data.count(b"\n") != len(lines) or len(data) > limit:
+            requests = (each for each in self.items if isinstance(each, Request))
+            wanted = (each for each in requests if not each.oneway)
+            data = b"".join(
+                checked(line, request, limit, spawn)
+                for line, request in zip(lines, wanted, strict=False)
+            )
+        lines.clear()
+        return data
 
     def line_of(self, request: Request[Any]) -> bytes:
         """The line that this request was read from; empty when the items were taken away."""
@@ -200,8 +211,7 @@ class Runner(Carrier):
                 spawn(log.warning, "a handler left a %s behind", type(exc).__name__)
 
     def _quickly(self, work: Work) -> None:
-        replies = work.replies
-        arrived = work.arrived
+        add, arrived = work.replies.append, work.arrived
         for request in cast("Iterator[Request[Any]]", work.pending):
             request._batch = work
             timeout = request.timeout
@@ -218,8 +228,12 @@ class Runner(Carrier):
                     self._answer(work.connection, request, reply, arrived)
                     self._end(work.connection, request)
                     return
-            if not request.oneway:
-                replies.append(reply)
+            if request.oneway:
+                continue
+            try:  # now: a handler may go on to change what it returned
+                add(encode(reply))
+            except BaseException:  # the result may hold objects whose code raises anything
+                add(work.connection.encode_anyhow(reply, request))
 
     def _late_reply(self, request: Request[Any], reply: Success | Failure) -> None:
         connection: Connection = request._batch.peer

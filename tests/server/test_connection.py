@@ -559,6 +559,19 @@ class TestReplies:
             line.send(*[{"cmdid": 1}] * 5)
             assert [each["result"]["n"] for each in line.replies(5)] == [1, 2, 3, 4, 5]
 
+    @pytest.mark.parametrize("with_id", [True, False])
+    def test_are_not_changed_by_what_comes_later(self, with_id):
+        commands, state = gtcp.Commands(), {"n": 0}
+
+        @commands.handler(1)
+        def count(request):
+            state["n"] += 1
+            return state
+
+        with serving(commands) as running, running.line() as line:
+            line.send(*[{"cmdid": 1, **({"id": n} if with_id else {})} for n in range(5)])
+            assert [each["result"]["n"] for each in line.replies(5)] == [1, 2, 3, 4, 5]
+
     def test_none_are_sent_for_oneway_requests(self):
         commands, ran = basic_commands(), []
         commands.handler(3)(lambda request: ran.append(request.params["n"]))
