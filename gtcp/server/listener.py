@@ -156,7 +156,15 @@ class Listener:
         return Address(path=os.fsdecode(name))
 
     def stop(self) -> None:
-        """Accept no more; what waits in the queue is left to others on the same socket."""
+        """Accept no more; what waits in the queue is left to others on the same socket.
+
+        Except for what waits because this one held back: there may be no others, and closing
+        the socket would reset it.
+        """
+        if self._shared and monotonic() - self._last < BURST_SECONDS:
+            for _ in range(AT_ONCE):
+                if not self._accept_one():
+                    break
         for watcher in (self._watcher, self._pause, self._turn):
             watcher.stop()
             watcher.close()
