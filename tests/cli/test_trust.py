@@ -28,15 +28,7 @@ CALLING = {
 each_command = pytest.mark.parametrize(("before", "after"), CALLING.values(), ids=CALLING)
 
 
-@pytest.fixture(autouse=True)
-def _no_secret_around(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("GTCP_SECRET", "GTCP_SECRET_FILE"):
-        monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture
-def authority(tmp_path: Path) -> Authority:
-    return Authority(tmp_path)
+pytestmark = pytest.mark.usefixtures("no_secret_around")
 
 
 @pytest.fixture

@@ -79,16 +79,21 @@ def test_what_is_dropped_never_arrives(
     proxy.heal()
 
 
+def lose_a_reply(proxy: FaultProxy, sock: socket.socket) -> None:
+    """On a connection that has worked, have a reply dropped."""
+    sock.sendall(b'{"cmdid":10}\n')
+    assert sock.recv(1000)
+    proxy.set(drop="replies")
+    sock.sendall(b'{"cmdid":10}\n')
+    sock.settimeout(0.2)
+    with pytest.raises(TimeoutError):
+        sock.recv(1000)
+    sock.settimeout(5)
+
+
 def test_a_connection_that_lost_something_is_reset_when_it_heals(proxy: FaultProxy) -> None:
     with raw(proxy) as sock:
-        sock.sendall(b'{"cmdid":10}\n')
-        assert sock.recv(1000)
-        proxy.set(drop="replies")
-        sock.sendall(b'{"cmdid":10}\n')
-        sock.settimeout(0.2)
-        with pytest.raises(TimeoutError):
-            sock.recv(1000)
-        sock.settimeout(5)
+        lose_a_reply(proxy, sock)
         proxy.heal()
         with pytest.raises(ConnectionResetError):
             sock.recv(1000)
@@ -96,14 +101,7 @@ def test_a_connection_that_lost_something_is_reset_when_it_heals(proxy: FaultPro
 
 def test_nothing_follows_on_a_connection_that_lost_something(proxy: FaultProxy) -> None:
     with raw(proxy) as sock:
-        sock.sendall(b'{"cmdid":10}\n')
-        assert sock.recv(1000)
-        proxy.set(drop="replies")
-        sock.sendall(b'{"cmdid":10}\n')
-        sock.settimeout(0.2)
-        with pytest.raises(TimeoutError):
-            sock.recv(1000)
-        sock.settimeout(5)
+        lose_a_reply(proxy, sock)
         proxy.set(delay=0.001)
         sock.sendall(b'{"cmdid":10}\n')
         with pytest.raises(ConnectionResetError):
