@@ -13,6 +13,8 @@ import sys
 from importlib import import_module
 from typing import Any
 
+from gevent.socket import wait_read, wait_write
+
 from gtcp.identity import Peer
 
 
@@ -76,6 +78,26 @@ def tune(sock: socket.socket, keepalive: float | None) -> None:
         ]
     for option in options:
         sock.setsockopt(*option)
+
+
+def receive(sock: Any, count: int) -> bytes:
+    """What comes next, at most so many bytes; the calling greenlet waits for it."""
+    while True:
+        try:
+            data: bytes = sock.recv(count)
+        except BlockingIOError:
+            wait_read(sock.fileno())
+        else:
+            return data
+
+
+def send_all(sock: Any, data: bytes) -> None:
+    """Send all of it; the calling greenlet waits until the kernel has it."""
+    while data:
+        try:
+            data = data[sock.send(data) :]
+        except BlockingIOError:
+            wait_write(sock.fileno())
 
 
 def unheard(sock: Any) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 
 from gevent.socket import wait_read, wait_write
 
+from gtcp.sockets import receive
 from gtcp.tls import explain
 
 #: The most plaintext that one TLS record holds (RFC 8446, 5.1).
@@ -107,7 +108,7 @@ class TlsSocket:
 
     def _wait_for_more(self) -> None:
         wait_read(self._sock.fileno())
-        data = self._recv(RECV_BYTES)
+        data = receive(self._sock, RECV_BYTES)
         if not data:
             raise ConnectionAbortedError(
                 errno.ECONNABORTED, "the peer closed the connection during the TLS handshake"
@@ -116,13 +117,6 @@ class TlsSocket:
         if not self._first:
             self._first = data[:1]
             self._check_first()
-
-    def _recv(self, count: int) -> bytes:
-        while True:
-            try:
-                return self._sock.recv(count)
-            except BlockingIOError:
-                wait_read(self._sock.fileno())
 
     def _check_first(self) -> None:
         if self._first[0] not in (ALERT, HANDSHAKE):

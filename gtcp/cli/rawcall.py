@@ -7,7 +7,6 @@ from typing import Any
 
 import click
 import gevent
-from gevent.socket import wait_read, wait_write
 
 from gtcp.client.client import Client
 from gtcp.client.connection import error_of
@@ -15,7 +14,7 @@ from gtcp.client.dial import Options, Stream
 from gtcp.client.reply import read_reply
 from gtcp.errors import CallTimeout, ConnectionLost, ProtocolError
 from gtcp.protocol import UNREADABLE, LineBuffer, Outgoing, encode_request
-from gtcp.sockets import close_quietly
+from gtcp.sockets import close_quietly, receive, send_all
 
 RECV_BYTES = 65536
 
@@ -58,7 +57,7 @@ def call_raw(
     sock, received = client.dial(deadline)
     try:
         with gevent.Timeout(max(0.001, deadline - monotonic())):
-            _send(sock, line)
+            send_all(sock, line)
             return _received(sock, received, address)
     except gevent.Timeout as exc:
         raise CallTimeout(f"{address}: the deadline passed") from exc
@@ -66,14 +65,6 @@ def call_raw(
         raise ConnectionLost(f"{address}: {exc.strerror or exc}") from exc
     finally:
         close_quietly(sock)
-
-
-def _send(sock: Stream, data: bytes) -> None:
-    while data:
-        try:
-            data = data[sock.send(data) :]
-        except BlockingIOError:
-            wait_write(sock.fileno())
 
 
 def _received(sock: Stream, data: bytes, address: str) -> bytes:
@@ -84,11 +75,6 @@ def _received(sock: Stream, data: bytes, address: str) -> bytes:
             return lines[: lines.index(b"\n") + 1]
         if buffer.overflow:
             raise ProtocolError(f"{address}: a reply line is too long")
-        wait_read(sock.fileno())
-        try:
-            data = sock.recv(RECV_BYTES)
-        except BlockingIOError:
-            data = b""
-            continue
+        data = receive(sock, RECV_BYTES)
         if not data:
             raise ConnectionLost(f"{address}: the server closed the connection")

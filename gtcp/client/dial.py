@@ -7,7 +7,6 @@ have run: every exception says so, and why.
 from __future__ import annotations
 
 import _socket
-import contextlib
 import errno
 import socket
 from time import monotonic
@@ -16,7 +15,6 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
 import gevent
 import msgspec
 from gevent import socket as gevent_socket
-from gevent.socket import wait_read, wait_write
 
 from gtcp.address import Address
 from gtcp.client.reply import read_reply
@@ -32,7 +30,7 @@ from gtcp.protocol import (
     Reply,
     encode_request,
 )
-from gtcp.sockets import adopt, close_quietly, encoded, tune
+from gtcp.sockets import adopt, close_quietly, encoded, receive, send_all, tune
 
 if TYPE_CHECKING:
     from gtcp.secret import Key
@@ -270,7 +268,7 @@ class _Talk:
     def _reply(self, line: bytes) -> Reply:
         broken = None
         try:
-            self._send(line)
+            send_all(self._stream, line)
         except OSError as exc:
             broken = exc  # it has said why, perhaps
         line = self._line(broken)
@@ -285,13 +283,6 @@ class _Talk:
         kind = Untrusted if reply.code in FINAL else ConnectError
         raise kind(f"{self.address}: refused: {reply.code} {reply.message[:200]}")
 
-    def _send(self, data: bytes) -> None:
-        while data:
-            try:
-                data = data[self._stream.send(data) :]
-            except BlockingIOError:
-                wait_write(self._stream.fileno())
-
     def _line(self, broken: OSError | None) -> bytes:
         while True:
             line, newline, rest = self.received.partition(b"\n")
@@ -300,13 +291,7 @@ class _Talk:
             if newline:
                 self.received = rest
                 return line
-            data = self._recv()
+            data = receive(self._stream, RECV_BYTES)
             if not data:
                 raise broken or ConnectionAbortedError("the server closed the connection")
             self.received += data
-
-    def _recv(self) -> bytes:
-        while True:
-            with contextlib.suppress(BlockingIOError):
-                return self._stream.recv(RECV_BYTES)
-            wait_read(self._stream.fileno())

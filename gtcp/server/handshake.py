@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import gevent
 import msgspec
-from gevent.socket import wait_read, wait_write
+from gevent.socket import wait_read
 
 from gtcp.address import host_of
 from gtcp.identity import Peer, fits
@@ -30,7 +30,7 @@ from gtcp.protocol import (
 )
 from gtcp.secret import MAX_LINE_BYTES, VARIABLE, Challenge, Key, Message, find_keys
 from gtcp.server import proxy_header
-from gtcp.sockets import peer_of
+from gtcp.sockets import peer_of, receive, send_all
 
 if TYPE_CHECKING:
     import ssl
@@ -86,23 +86,10 @@ class Entrant:
         Raises:
             ConnectionError: nothing more will come.
         """
-        while True:
-            try:
-                data = self.sock.recv(RECV_BYTES)
-            except BlockingIOError:
-                wait_read(self.sock.fileno())
-                continue
-            if not data:
-                raise ConnectionAbortedError("the peer closed the connection")
-            return data
-
-    def send(self, data: bytes) -> None:
-        """Send all of it; waits until the kernel has it."""
-        while data:
-            try:
-                data = data[self.sock.send(data) :]
-            except BlockingIOError:
-                wait_write(self.sock.fileno())
+        data = receive(self.sock, RECV_BYTES)
+        if not data:
+            raise ConnectionAbortedError("the peer closed the connection")
+        return data
 
 
 class Handshake:
@@ -209,7 +196,7 @@ class Handshake:
             answer = challenge.answer(message.params)
             if answer is None:
                 raise Refused(NOT_AUTHENTICATED, "the secret is wrong")
-            entrant.send(encode_lines([Success(answer, message.id)]))
+            send_all(entrant.sock, encode_lines([Success(answer, message.id)]))
         entrant.names = (*entrant.names, challenge.identity)
 
 
