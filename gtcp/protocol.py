@@ -337,7 +337,7 @@ decode_reply = msgspec.json.Decoder(Reply).decode
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
-def encode_reply(reply: Success | Failure, max_bytes: float | None) -> bytes:
+def encode_reply(reply: Success | Failure, max_bytes: int | None) -> bytes:
     """One reply as its line, with the newline.
 
     Raises:
@@ -348,7 +348,7 @@ def encode_reply(reply: Success | Failure, max_bytes: float | None) -> bytes:
     return as_line(encode(reply), max_bytes)
 
 
-def as_line(reply: bytes, max_bytes: float | None) -> bytes:
+def as_line(reply: bytes, max_bytes: int | None) -> bytes:
     """An encoded reply with its newline; raises ValueError as ``encode_reply``."""
     if reply.find(b"\n") >= 0:  # several times faster than `in`, which tries an int first
         raise ValueError("the encoded reply holds a newline")

@@ -208,8 +208,8 @@ class Connection:
         self._read_one = context.table.read_one
         self._runners = context.runners
         self._buffer = LineBuffer(settings.max_line_bytes)
-        self._longest = inf if settings.max_line_bytes is None else settings.max_line_bytes + 1
-        self.longest_reply = inf if settings.max_reply_bytes is None else settings.max_reply_bytes
+        self._longest = settings.max_line_bytes + 1  # with its newline
+        self.longest_reply = settings.max_reply_bytes
         self._out: list[bytes] = []
         self._unsent = memoryview(b"")
         self._flushing = False
@@ -403,7 +403,7 @@ class Connection:
         """Queue the reply of one request; called by runners, in their own greenlets."""
         line = b""
         if not request.oneway:
-            line = encode_safely(reply, request, self._context.settings.max_reply_bytes)
+            line = encode_safely(reply, request, self.longest_reply)
             self._queue(line)
         if self._context.settings.access_log:
             code = 0 if isinstance(reply, Success) else reply.code
@@ -441,8 +441,7 @@ class Connection:
 
     def encode_anyhow(self, reply: Success | Failure, request: Request[Any]) -> bytes:
         """The line, without its newline, of a reply that can't be sent as it is."""
-        limit = self._context.settings.max_reply_bytes
-        return encode_safely(reply, request, limit, spawn)[:-1]
+        return encode_safely(reply, request, self.longest_reply, spawn)[:-1]
 
     def collect(self, work: Work) -> None:
         """Take over what a batch has to say so far, so that later replies come after it."""

@@ -585,7 +585,7 @@ def _directly(function: Callable[..., object], *args: Any, **kwargs: Any) -> Non
 def encode_safely(
     reply: Success | Failure,
     request: Request[Any] | None,
-    max_bytes: float | None,
+    max_bytes: int | None,
     log_by: Callable[..., object] = _directly,
 ) -> bytes:
     """The reply's line; if it can't be one, the line of a 500 that stands in for it.
@@ -603,7 +603,7 @@ def encode_safely(
 
 
 def checked(
-    line: bytes, request: Request[Any], max_bytes: float | None, log_by: Callable[..., object]
+    line: bytes, request: Request[Any], max_bytes: int | None, log_by: Callable[..., object]
 ) -> bytes:
     """An encoded reply with its newline, or the line of a 500; for the rest as above."""
     try:

@@ -162,9 +162,7 @@ class Listener:
         the socket would reset it.
         """
         if self._shared and monotonic() - self._last < BURST_SECONDS:
-            for _ in range(AT_ONCE):
-                if not self._accept_one():
-                    break
+            self._accept(AT_ONCE)
         for watcher in (self._watcher, self._pause, self._turn):
             watcher.stop()
             watcher.close()
@@ -184,10 +182,8 @@ class Listener:
             os.unlink(path)
 
     def _acceptable(self) -> None:
-        for _ in range(self._share() if self._shared else AT_ONCE):
-            if not self._accept_one():
-                return
-        if self._shared:
+        more = self._accept(self._share() if self._shared else AT_ONCE)
+        if self._shared and more:
             self._watcher.stop()
             # The longer the more it has: so who was late catches up.
             self._turn.close()
@@ -204,6 +200,10 @@ class Listener:
         self._burst = self._burst + 1 if now - self._last < BURST_SECONDS else 0
         self._last = now
         return 1 + self._burst // BURST
+
+    def _accept(self, count: int) -> bool:
+        """Accept so many; False when there were fewer."""
+        return all(self._accept_one() for _ in range(count))
 
     def _accept_one(self) -> bool:
         try:

@@ -225,8 +225,7 @@ class Runner(Carrier):
                 if self.gr_context is not None:
                     self.gr_context = None
                 if self.detached:
-                    self._answer(work.connection, request, reply, arrived)
-                    self._end(work.connection, request)
+                    self._late_reply(request, reply)
                     return
             if request.oneway:
                 continue
@@ -236,6 +235,7 @@ class Runner(Carrier):
                 add(work.connection.encode_anyhow(reply, request))
 
     def _late_reply(self, request: Request[Any], reply: Success | Failure) -> None:
+        """Answer a request whose handler blocked before it returned."""
         connection: Connection = request._batch.peer
         self._answer(connection, request, reply, request._batch.arrived)
         self._end(connection, request)
@@ -409,7 +409,7 @@ class Runners:
         self._alarm = Alarm(self._expire)
         self.in_flight: set[Runner] = set()
         self._careful = careful
-        self.quick = not careful and self._max > 0
+        self._count()
         self.strangers = Throttled(log)
 
     def full(self, connection: Connection) -> bool:
@@ -462,7 +462,7 @@ class Runners:
         runner._stopped = None
         runner.deadline = None if request._command.run_to_end else request.deadline
         self.in_flight.add(runner)
-        self.quick = not self._careful and len(self.in_flight) < self._max
+        self._count()
         connection.in_flight.add(runner)
         if runner.deadline is not None:
             self._alarm.by(runner.deadline)
@@ -471,8 +471,11 @@ class Runners:
         """A call is in flight no longer."""
         runner.request = runner._stopped = None
         self.in_flight.discard(runner)
-        self.quick = not self._careful and len(self.in_flight) < self._max
+        self._count()
         connection.in_flight.discard(runner)
+
+    def _count(self) -> None:
+        self.quick = not self._careful and len(self.in_flight) < self._max
 
     def keep(self, runner: Runner) -> bool:
         """Take back a runner that went its own way; False when there are enough."""
