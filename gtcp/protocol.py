@@ -172,7 +172,7 @@ class Head(msgspec.Struct):
     oneway: bool = False
 
 
-class Success(msgspec.Struct, tag_field="code", tag=0, omit_defaults=True):
+class Success(msgspec.Struct, tag_field="code", tag=0, omit_defaults=True, gc=False):
     """A reply with a result."""
 
     result: Any

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 import gevent
@@ -145,7 +146,7 @@ class Admission:
             busy = "too many connections from this address"
             connection.reject(Rejection(OVERLOADED, busy))
         elif entrant.received:
-            connection.take(entrant.received)
+            connection.take(entrant.received, monotonic())
 
     def _refuse(self, entrant: Entrant, refused: Refused, silently: bool = False) -> None:
         code, message = refused.args

@@ -33,12 +33,13 @@ from gevent import get_hub, spawn
 from greenlet import getcurrent
 
 from gtcp.address import host_of
+from gtcp.identity import fits
 from gtcp.protocol import (
     BAD_REQUEST,
     GOING_AWAY,
+    OVERLOADED,
     OWN_CMDID,
     TOO_LARGE,
-    Batch,
     Failure,
     LineBuffer,
     Request,
@@ -46,10 +47,12 @@ from gtcp.protocol import (
     encode,
     encode_lines,
 )
-from gtcp.server.handler import Item, Rejection, Table, encode_safely, is_cancel
-from gtcp.server.logger import ACCESS, SERVER
+from gtcp.server.accesslog import AccessLog
+from gtcp.server.handler import Command, Item, Rejection, Table, encode_safely, is_cancel
+from gtcp.server.logger import SERVER, escape
 from gtcp.server.runner import Runner, Runners, Work, overloaded, report
-from gtcp.sockets import READ, WRITE, peer_of
+from gtcp.server.throttled import Throttled
+from gtcp.sockets import WRITE, peer_of
 
 if TYPE_CHECKING:
     from gtcp.identity import Peer
@@ -57,10 +60,6 @@ if TYPE_CHECKING:
     from gtcp.tls_socket import TlsSocket
 
 log = logging.getLogger(SERVER)
-access = logging.getLogger(ACCESS)
-
-#: How much is read at once: one connection holds up the others by this much at most.
-RECV_BYTES = 65536
 
 #: How much is run before its replies are sent: it bounds what a peer that sends many requests
 #: and takes no replies can make a server keep, and is more than a busy client sends at once.
@@ -74,6 +73,9 @@ TLS_HELLO = b"\x16\x03"
 
 #: SO_LINGER with no seconds: close() sends a reset.
 RESET = struct.pack("ii", 1, 0)
+
+#: Of who was refused, so much is logged.
+MAX_IDENTITY_CHARS = 200
 
 #: Seconds a peer that was told 503 is given to close its side.
 GOODBYE_SECONDS = 0.25
@@ -89,10 +91,12 @@ class Context:
         self.table = table
         self.settings = settings
         self.runners = Runners(
+            table,
             settings.max_in_flight,
             settings.max_in_flight_per_connection,
-            careful=settings.access_log or table.restricted,
+            access=AccessLog() if settings.access_log else None,
         )
+        self.strangers = Throttled(log)
         self.connections: set[Connection] = set()
         self.hosts: Counter[str] = Counter()  # open connections by peer host
         limit = settings.max_connections
@@ -151,9 +155,9 @@ class Connection:
     """
 
     __slots__ = (
-        "_buffer",
         "_closed",
         "_context",
+        "_fd",
         "_flushing",
         "_begun",
         "_goodbye",
@@ -162,11 +166,9 @@ class Connection:
         "_idle_timeout",
         "_linger_seconds",
         "_lingering",
-        "_longest",
+        "_most_at_once",
         "_out",
         "_paused",
-        "_read_one",
-        "_reader",
         "_runners",
         "_sock",
         "_timer",
@@ -175,12 +177,14 @@ class Connection:
         "_writer",
         "active",
         "address",
+        "buffer",
         "handled",
         "in_flight",
         "leaving",
         "longest_reply",
         "ordered",
         "peer",
+        "recv",
         "since",
         "stalled",
         "turn_seconds",
@@ -204,11 +208,11 @@ class Connection:
         self.turn_seconds = 0.0
         settings = context.settings
         self._sock = sock
+        self.recv = sock.recv
         self._context = context
-        self._read_one = context.table.read_one
         self._runners = context.runners
-        self._buffer = LineBuffer(settings.max_line_bytes)
-        self._longest = settings.max_line_bytes + 1  # with its newline
+        self.buffer = LineBuffer(settings.max_line_bytes)
+        self._most_at_once = min(PIECE_BYTES, settings.max_line_bytes)
         self.longest_reply = settings.max_reply_bytes
         self._out: list[bytes] = []
         self._unsent = memoryview(b"")
@@ -225,8 +229,8 @@ class Connection:
         self._idle_timeout = _with_jitter(context.settings.idle_timeout)
         self._timer: Any = None
         self._writer: Any = None
-        self._reader: Any = get_hub().loop.io(sock.fileno(), READ)
-        self._reader.start(self._readable)
+        self._fd = sock.fileno()
+        self._read_on()
         context.connections.add(self)
         context.hosts[host_of(address)] += 1
 
@@ -234,48 +238,45 @@ class Connection:
         return f"<Connection {self.address} handled={self.handled} in_flight={len(self.in_flight)}>"
 
     @property
+    def reading(self) -> bool:
+        """Whether it is read from: not while the peer takes no replies, or many requests wait."""
+        return self._fd in self._runners.ready.connections
+
+    @property
     def line_begun(self) -> bool:
         """Whether the peer has sent a part of a line and not its end."""
-        return self._buffer.begun
+        return self.buffer.begun
 
     # Reading
 
-    def _readable(self) -> None:
-        try:
-            data = self._sock.recv(RECV_BYTES)
-            self.active = now = monotonic()
-            request = self._read_one(data)
-            # Nothing queued, refused or logged, so that it may run without a closer look?
-            if (
-                request is not None
-                and self.ordered is None
-                and self._runners.quick
-                and not (self.leaving or self._buffer.begun or len(data) > self._longest)
-                and not (self.in_flight and self._runners.full(self))
-            ):
-                request._batch = Batch(self, data, now)
-                self.handled += 1
-                reply = self._runners.run_one(request, self)
-                if reply is not None and not request.oneway:
-                    self._say(reply, request)
-            else:
-                self._received(data, now)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError:
-            self.close()
-        except Exception:  # ours to mend; this connection is lost, the others go on
-            report(self.address)
-            self.close()
-
-    def take(self, data: bytes) -> None:
-        """Serve what was received before there was a connection; called in the hub."""
-        self.active = now = monotonic()
+    def take(self, data: bytes, now: float) -> None:
+        """Serve what was received, with a closer look; called in the hub."""
+        self.active = now
         try:
             self._received(data, now)
         except Exception:  # ours to mend; this connection is lost, the others go on
             report(self.address)
             self.close()
+
+    def batch(self, data: bytes, now: float) -> Work | None:
+        """Several lines that came together as a batch; None when they need a closer look."""
+        if len(data) > self._most_at_once or data[-1:] != b"\n":
+            return None
+        items = self._context.table.read_plain(data)
+        if items is None:
+            return None
+        self.active = now
+        self.handled += len(items)
+        return Work(self, data, now, items, iter(items), [])
+
+    def served(self, work: Work) -> None:
+        """Send what is said by a batch that has run, as far as its handlers have returned."""
+        if self._out or self._unsent:
+            self.collect(work)
+            self._flush()
+        elif work.replies:
+            self._send(work.said())
+        work.items = ()
 
     def _received(self, data: bytes, now: float) -> None:
         if not data:
@@ -283,9 +284,9 @@ class Connection:
             return
         if self.leaving:
             if self._turning_away:
-                self._turn_away(self._buffer.feed(data))
+                self._turn_away(self.buffer.feed(data))
             return
-        lines = self._buffer.feed(data)
+        lines = self.buffer.feed(data)
         if len(lines) > PIECE_BYTES:
             self._held = lines
             self._go_on()
@@ -293,10 +294,10 @@ class Connection:
         if lines:
             self._serve(lines, now)
             if self.ordered:
-                self._read_on_or_not()
+                self.read_on_or_not()
         elif data.startswith(TLS_HELLO):
             self.reject(Rejection(BAD_REQUEST, "TLS is not spoken here"))
-        if self._buffer.overflow and not self.leaving:
+        if self.buffer.overflow and not self.leaving:
             self._overflowed()
 
     def _go_on(self) -> None:
@@ -305,43 +306,27 @@ class Connection:
             end = self._held.find(b"\n", PIECE_BYTES) + 1 or len(self._held)
             piece, self._held = self._held[:end], self._held[end:]
             self._serve(piece, self.active)
-        if self._buffer.overflow and not self._held and not self.leaving:
+        if self.buffer.overflow and not self._held and not self.leaving:
             self._overflowed()
-        self._read_on_or_not()
+        self.read_on_or_not()
 
     def _overflowed(self) -> None:
         limit = self._context.settings.max_line_bytes
         self.reject(Rejection(TOO_LARGE, f"a request line may have at most {limit} bytes"))
 
     def _serve(self, lines: bytes, now: float) -> None:
-        if self._runners.full(self) and not self._context.settings.access_log:
+        if self._runners.full(self):
             lines = self._refuse(lines)
             if not lines:
                 return
-        context = self._context
-        items, plain = context.table.read(lines)
-        replies: list[bytes] = []
-        work = Work(
-            self,
-            lines,
-            now,
-            connection=self,
-            items=items,
-            pending=iter(items),
-            quick=plain
-            and self._runners.quick
-            and self.ordered is None
-            and not self._runners.full(self),
-            replies=replies,
+        items, plain = self._context.table.read(lines)
+        quick = (
+            plain and self._runners.quick and self.ordered is None and not self._runners.full(self)
         )
+        work = Work(self, lines, now, items, iter(items), [], quick)
         self.handled += len(items)
-        context.runners.run_batch(work)
-        if self._out or self._unsent:
-            self.collect(work)
-            self._flush()
-        elif replies:
-            self._send(work.said())
-        work.items = ()
+        self._runners.run_batch(work)
+        self.served(work)
 
     def _refuse(self, lines: bytes) -> bytes:
         """Refuse what would be one too many, its params not decoded; returns what is left.
@@ -359,10 +344,12 @@ class Connection:
                 or (head.id is None and self.ordered is not None)
             ):
                 break
-            start = end
+            line = b"" if head.oneway else encode_lines([overloaded(head.id)])
+            if line:
+                self._queue(line)
             self.handled += 1
-            if not head.oneway:
-                self._queue(encode_lines([overloaded(head.id)]))
+            self._note_refused(head.cmdid, OVERLOADED, end - start, len(line))
+            start = end
         return lines[start:]
 
     def _crowded(self) -> bool:
@@ -370,14 +357,20 @@ class Connection:
         limit = self._context.settings.max_in_flight_per_connection
         return limit is not None and self.ordered is not None and len(self.ordered) >= limit
 
-    def _read_on_or_not(self) -> None:
+    def read_on_or_not(self) -> None:
         """Read no further while requests have to wait."""
         if self._closed or self._half_closed or self.stalled is not None:
             return
         if self._held or self._crowded():
-            self._reader.stop()
-        elif not self._reader.active:
-            self._reader.start(self._readable)
+            self._read_no_further()
+        elif not self.reading:
+            self._read_on()
+
+    def _read_on(self) -> None:
+        self._runners.ready.add(self._fd, self)
+
+    def _read_no_further(self) -> None:
+        self._runners.ready.remove(self._fd)
 
     def _end_of_stream(self) -> None:
         """The peer has shut down its side: it hung up, or it waits for its last replies.
@@ -386,7 +379,7 @@ class Connection:
         may have piped their requests in (`nc -N`): those get a moment to finish.
         """
         self._half_closed = True
-        self._reader.stop()
+        self._read_no_further()
         self._stop_calls(lambda request: request.id is not None)
         if self.in_flight:
             self._later(self._context.settings.half_close_grace, self._grace_is_over)
@@ -405,9 +398,9 @@ class Connection:
         if not request.oneway:
             line = encode_safely(reply, request, self.longest_reply)
             self._queue(line)
-        if self._context.settings.access_log:
-            code = 0 if isinstance(reply, Success) else reply.code
-            self._log_access(request, code, monotonic() - started, len(line))
+        access = self._runners.access
+        if access is not None:
+            access.note(request, reply, started, len(request.raw_body) + 1, len(line))
 
     def reject(self, rejection: Rejection, *, logged: bool = False) -> None:
         """Answer a line that is no request; after a fatal one nothing more is read.
@@ -422,9 +415,29 @@ class Connection:
             self._leave(line, REFUSED_SECONDS)
         elif rejection.reply_wanted:
             self._queue(line)
+        if rejection.cmdid is not None:
+            sent = len(line) if rejection.reply_wanted else 0
+            self._note_refused(rejection.cmdid, rejection.reply.code, rejection.size, sent)
 
-    def _say(self, reply: Success | Failure, request: Request[Any]) -> None:
-        """Send the reply of a request that came alone and ran quickly."""
+    def _note_refused(self, cmdid: int, code: int, received: int, sent: int) -> None:
+        access = self._runners.access
+        if access is not None:
+            access.note_refused(self.address, cmdid, code, received, sent)
+
+    def admits(self, command: Command) -> bool:
+        """Whether the peer may call this command; it is logged if it may not."""
+        if command.allow is None or fits(self.peer.identities, command.allow):
+            return True
+        self._context.strangers.warning(
+            "%s (%s): may not call cmdid %d",
+            self.address,
+            escape(self.peer.identity or "nobody known", MAX_IDENTITY_CHARS),
+            command.cmdid,
+        )
+        return False
+
+    def say(self, reply: Success | Failure, request: Request[Any]) -> int:
+        """Send the reply of a request that came alone and ran quickly; returns how long it is."""
         try:
             line = encode(reply)
             wrong = len(line) > self.longest_reply or line.find(b"\n") >= 0
@@ -438,6 +451,7 @@ class Connection:
             self._flush()
         else:
             self._send(line)
+        return len(line)
 
     def encode_anyhow(self, reply: Success | Failure, request: Request[Any]) -> bytes:
         """The line, without its newline, of a reply that can't be sent as it is."""
@@ -483,7 +497,7 @@ class Connection:
     def _stall(self) -> None:
         """The peer takes no more at the moment: wait for it, and read nothing meanwhile."""
         self.stalled = monotonic()
-        self._reader.stop()
+        self._read_no_further()
         if self._writer is None:
             self._writer = get_hub().loop.io(self._sock.fileno(), WRITE)
         self._writer.start(self._writable)
@@ -562,7 +576,8 @@ class Connection:
         if self._closed:
             return
         self._closed = self.leaving = True
-        for watcher in (self._reader, self._writer, self._timer):
+        self._read_no_further()
+        for watcher in (self._writer, self._timer):
             if watcher is not None:
                 watcher.stop()
                 watcher.close()
@@ -589,7 +604,7 @@ class Connection:
             self.close()
         elif self.line_begun:
             # While it is not read from, the peer can't be blamed.
-            if self._begun is None or self._begun[1] != self.handled or not self._reader.active:
+            if self._begun is None or self._begun[1] != self.handled or not self.reading:
                 self._begun = now, self.handled
             elif _over(self._begun[0], settings.line_timeout, now) and not self.leaving:
                 self.reject(Rejection(BAD_REQUEST, "the line was not finished in time"))
@@ -611,7 +626,7 @@ class Connection:
         self.leaving = True
         self._held = b""
         self._goodbye, self._linger_seconds = goodbye, linger
-        self._read_on_or_not()
+        self.read_on_or_not()
         self._wind_up()
 
     def _wind_up(self) -> None:
@@ -654,17 +669,6 @@ class Connection:
             if request is not None and not request._command.run_to_end and which(request):
                 # Not at once: this may be running in a greenlet that must not be left.
                 get_hub().loop.run_callback(runner.stop, request, "the caller has gone")
-
-    def _log_access(self, request: Request[Any], code: int, seconds: float, sent: int) -> None:
-        access.info(
-            "%s %d %d %.1fms in=%d out=%d",
-            self.address,
-            request.cmdid,
-            code,
-            seconds * 1000,
-            len(request.raw_body) + 1,
-            sent,
-        )
 
 
 def _over(since: float | None, limit: float | None, now: float) -> bool:

@@ -14,6 +14,7 @@ import secrets
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from math import inf
 from time import monotonic
 from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin
 
@@ -24,6 +25,7 @@ from gtcp.identity import Peer
 from gtcp.protocol import (
     BAD_REQUEST,
     FAILED,
+    NOT_ALLOWED,
     NOT_FOUND,
     OVERLOADED,
     OWN_CMDID,
@@ -165,9 +167,16 @@ def _limit(max_in_flight: int | None) -> int | None:
     return max_in_flight
 
 
-def _limited(command: Command, limit: int) -> Handler:
+def _guarded(command: Command) -> Handler:
+    """The handler as a method of its requests, behind what refuses some of them."""
+    run = _as_function(command.call)
+    if command.max_in_flight is not None:
+        run = _limited(command, command.max_in_flight, run)
+    return run if command.allow is None else _restricted(command, run)
+
+
+def _limited(command: Command, limit: int, handler: Handler) -> Handler:
     """The handler, which refuses what would be one too many."""
-    handler = command.call
 
     def run(request: Request[Any]) -> Any:
         if command.in_flight >= limit:
@@ -178,6 +187,17 @@ def _limited(command: Command, limit: int) -> Handler:
             return handler(request)
         finally:
             command.in_flight -= 1
+
+    return run
+
+
+def _restricted(command: Command, handler: Handler) -> Handler:
+    """The handler, which refuses peers that may not call it."""
+
+    def run(request: Request[Any]) -> Any:
+        if not request._batch.peer.admits(command):
+            raise _Refused(NOT_ALLOWED, "not allowed to call this command")
+        return handler(request)
 
     return run
 
@@ -228,8 +248,7 @@ def _request_type(command: Command, annotation: Any) -> type[Request[Any]]:
         namespace["__module__"] = base.__module__
         namespace["__qualname__"] = base.__qualname__
         namespace["__annotations__"] = fields
-        limit = command.max_in_flight
-        run = _as_function(command.call) if limit is None else _limited(command, limit)
+        run = _guarded(command)
         namespace.update(defaults, cmdid=command.cmdid, _command=command, _run=run)
 
     options = {"tag_field": "cmdid", "tag": command.cmdid, "kw_only": True}
@@ -353,10 +372,10 @@ class Commands:
         for command in commands:
             self._add(command)
 
-    def table(self, max_depth: int) -> Table:
+    def table(self, max_depth: int, max_line_bytes: int | None = None) -> Table:
         """Fix the commands and make what a server looks them up in."""
         self._fixed = True
-        return Table(list(self), max_depth=max_depth)
+        return Table(list(self), max_depth=max_depth, max_line_bytes=max_line_bytes)
 
     def answer(self, line: bytes) -> bytes:
         """Run one request line through its handler, as a server would, without a network.
@@ -394,6 +413,10 @@ class _Nowhere:
     address = ""
     peer = Peer("")
 
+    def admits(self, command: Command) -> bool:
+        """There is nobody whom anything could be forbidden."""
+        return True
+
     def cancel(self, request_id: int | str | None) -> None:
         """Nothing is ever in flight here."""
 
@@ -409,9 +432,11 @@ class Rejection:
         id: as the request had it; without one the answer keeps its turn.
         reply_wanted: False for a oneway request.
         fatal: whether the stream can't be trusted after it.
+        cmdid: what was asked for, None where that can't be known.
+        size: bytes of the line, with its newline.
     """
 
-    __slots__ = ("fatal", "id", "reply", "reply_wanted")
+    __slots__ = ("cmdid", "fatal", "id", "reply", "reply_wanted", "size")
 
     def __init__(
         self,
@@ -419,7 +444,10 @@ class Rejection:
         message: str,
         envelope: Envelope | Request[Any] | None = None,
         data: Any = None,
+        size: int = 0,
     ) -> None:
+        self.cmdid = None if envelope is None else _number(envelope.cmdid)
+        self.size = size
         self.id = None if envelope is None else envelope.id
         self.reply = Failure(code, message, self.id, data)
         self.reply_wanted = envelope is None or not envelope.oneway
@@ -453,13 +481,16 @@ class OwnParams(msgspec.Struct):
 class Table:
     """The commands a server serves: reads lines into requests for them. Never changes."""
 
-    def __init__(self, commands: Sequence[Command], *, max_depth: int = 64) -> None:
+    def __init__(
+        self, commands: Sequence[Command], *, max_depth: int = 64, max_line_bytes: int | None = None
+    ) -> None:
         own = Command(OWN_CMDID, self._own)
         own.name = "gtcp"
         self.max_depth = max_depth
-        self._shallow = 2 * max_depth
+        # A text that nests n deep has at least 2n characters.
+        self._short = min(2 * max_depth, inf if max_line_bytes is None else max_line_bytes)
+        self._longest = inf if max_line_bytes is None else max_line_bytes + 1  # with its newline
         self.commands = {command.cmdid: command for command in [own, *commands]}
-        self.restricted = any(command.allow is not None for command in commands)
         types_ = tuple(each.request_type for each in self.commands.values())
         decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(Union[types_])  # noqa: UP007
         self._decode = decoder.decode
@@ -473,14 +504,25 @@ class Table:
         Returns:
             The items, and whether all of them are requests.
         """
+        items = self.read_plain(data)
+        if items is not None:
+            return items, True
         lines = data.split(b"\n")
         lines.pop()
-        if is_plain(data, lines, self.max_depth):
-            try:
-                return list(map(self._decode, lines)), True
-            except Exception:
-                pass  # some line is not right: the slow way says which, and why
         return list(self._one_by_one(lines)), False
+
+    def read_plain(self, data: bytes) -> list[Request[Any]] | None:
+        """The requests of lines that all are plainly one; None when some line is not."""
+        lines = data.split(b"\n")
+        del lines[-1]
+        # Most often no line is long enough to nest too deep.
+        short = data.isascii() and (not lines or len(max(lines, key=len)) <= self._short)
+        if not short and not is_plain(data, lines, self.max_depth):
+            return None
+        try:
+            return list(map(self._decode, lines))
+        except Exception:
+            return None  # some line is not right: the slow way says which, and why
 
     def read_one(self, data: bytes) -> Request[Any] | None:
         """The request of a line that came alone; None when it is not plainly one.
@@ -490,9 +532,9 @@ class Table:
         size = len(data)
         if data.find(b"\n") != size - 1:
             return None
-        # A text that nests n deep has at least 2n characters.
-        suspect = size > self._shallow or not data.isascii()
-        if suspect and not is_plain(data, (data,), self.max_depth):
+        if (size > self._short or not data.isascii()) and (
+            size > self._longest or not is_plain(data, (data,), self.max_depth)
+        ):
             return None
         try:
             request: Request[Any] = self._decode(data)
@@ -529,7 +571,8 @@ class Table:
             return Rejection(BAD_REQUEST, "not a request: cmdid is not a number")
         command = self.commands.get(cmdid)
         if command is None:
-            return Rejection(NOT_FOUND, f"unknown cmdid {str(cmdid)[:20]}", envelope)
+            message = f"unknown cmdid {str(cmdid)[:20]}"
+            return Rejection(NOT_FOUND, message, envelope, size=len(line) + 1)
         return self._request(command, envelope, line)
 
     def _request(self, command: Command, envelope: Envelope, line: bytes) -> Item:
@@ -539,10 +582,12 @@ class Table:
         try:
             request: Request[Any] = command.decode(encode(fields))
         except UNREADABLE as exc:
-            return Rejection(WRONG_PARAMS, f"wrong params: {without_values(exc)}", envelope)
+            why = without_values(exc)
         except Exception as exc:  # of code of the application: a Struct's __post_init__
-            return Rejection(WRONG_PARAMS, f"wrong params: {type(exc).__name__}", envelope)
-        return request
+            why = type(exc).__name__
+        else:
+            return request
+        return Rejection(WRONG_PARAMS, f"wrong params: {why}", envelope, size=len(line) + 1)
 
     def _own(self, request: Request[OwnParams]) -> Any:
         """gtcp's own commands: ping (the default), commands, cancel."""

@@ -85,13 +85,46 @@ def _indented(text: str) -> str:
     return "\n".join("  " + escape(line) for line in lines)
 
 
-class _ConsoleHandler(logging.Handler):
+#: Stands for the message in a formatted line, to find its place there.
+_MESSAGE = "<the message goes here>"
+
+
+class Console(logging.Handler):
     """Writes to what ``sys.stderr`` is at the moment."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the record's line."""
+        self._write(record, lambda: self.format(record) + "\n")
+
+    @property
+    def takes_lines(self) -> bool:
+        """Whether ``write_lines`` does what logging record by record would do."""
+        plain = type(self.formatter) is EscapingFormatter and not self.filters
+        return plain and self.level <= logging.INFO
+
+    def write_lines(self, record: logging.LogRecord, messages: list[str]) -> None:
+        """Write many records at once that differ only in their messages.
+
+        Args:
+            record: what they have in common.
+            messages: without anything that would have to be escaped.
+        """
+        self.acquire()
         try:
-            sys.stderr.write(self.format(record) + "\n")
+            self._write(record, lambda: self._lines(record, messages))
+        finally:
+            self.release()
+
+    def _lines(self, record: logging.LogRecord, messages: list[str]) -> str:
+        record.msg, record.args = _MESSAGE, None
+        before, found, after = (self.format(record) + "\n").partition(_MESSAGE)
+        if not found:
+            return before * len(messages)
+        return before + (after + before).join(messages) + after
+
+    def _write(self, record: logging.LogRecord, text: Callable[[], str]) -> None:
+        try:
+            sys.stderr.write(text())
             sys.stderr.flush()
         except Exception:  # logging's own rule: a log line never breaks the program
             self.handleError(record)
@@ -109,8 +142,8 @@ def configure(level: str = "info") -> None:
     logger = logging.getLogger("gtcp")
     logger.setLevel(_level_number(level))
     logger.propagate = False
-    if not any(isinstance(handler, _ConsoleHandler) for handler in logger.handlers):
-        logger.addHandler(_with_format(_ConsoleHandler(), CONSOLE_FORMAT))
+    if not any(isinstance(handler, Console) for handler in logger.handlers):
+        logger.addHandler(_with_format(Console(), CONSOLE_FORMAT))
     show_access_log()
 
 
@@ -250,7 +283,7 @@ def _handlers(setup: _Setup) -> list[logging.Handler]:
         file = logging.handlers.WatchedFileHandler(setup.path, encoding="utf-8", delay=True)
         handlers.append(_with_format(file, setup.file_format))
     if setup.console_format is not None:
-        handlers.append(_with_format(_ConsoleHandler(), setup.console_format))
+        handlers.append(_with_format(Console(), setup.console_format))
     return handlers
 
 

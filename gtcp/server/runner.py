@@ -21,17 +21,16 @@ from collections.abc import Iterator, Sequence
 from math import inf
 from operator import length_hint
 from time import monotonic
-from typing import TYPE_CHECKING, Any, cast, final
+from typing import TYPE_CHECKING, Any, final
 
+import msgspec
 from gevent import GreenletExit, get_hub, spawn
 from greenlet import greenlet
 
 from gtcp.deadline import Alarm, Carrier, earliest
 from gtcp.errors import CallTimeout, Cancelled
-from gtcp.identity import fits
 from gtcp.protocol import (
     LATE,
-    NOT_ALLOWED,
     OVERLOADED,
     OWN_CMDID,
     Batch,
@@ -40,9 +39,10 @@ from gtcp.protocol import (
     Success,
     encode,
 )
-from gtcp.server.handler import RETRY_AFTER, Item, Rejection, checked, failure, overtakes
-from gtcp.server.logger import SERVER, escape
-from gtcp.server.throttled import Throttled
+from gtcp.server.accesslog import AccessLog
+from gtcp.server.handler import RETRY_AFTER, Item, Rejection, Table, checked, failure, overtakes
+from gtcp.server.logger import SERVER
+from gtcp.server.ready import Arrival, make_ready
 
 if TYPE_CHECKING:
     from gtcp.server.connection import Connection
@@ -52,33 +52,29 @@ log = logging.getLogger(SERVER)
 #: Seconds by which the deadline of a nested call may be earlier: it travels in milliseconds.
 CLOSE = 0.002
 
-#: Of who was refused, so much is logged.
-MAX_IDENTITY_CHARS = 200
-
 #: Idle runners kept for the next handlers that block; more are let go.
 MAX_IDLE = 100
 
 
 @final
-class Work(Batch, kw_only=True, gc=False):
-    """A batch on its way through the runners.
+class Work(Batch, gc=False):
+    """A batch on its way through the runners; its peer is the connection it came by.
 
     Attributes:
-        connection: where it came from.
         items: what was read from the lines, in their order; taken away when all have run,
             since they refer to the work.
         pending: the items that no runner has taken yet; shared by the runners that follow
             one another.
+        replies: the lines of the requests that ran quickly, in their order, without newlines.
         quick: whether nothing needs a closer look: all requests, none to be queued, refused
             or logged.
-        replies: the lines of the requests that ran quickly, in their order, without newlines.
     """
 
-    connection: Connection
+    peer: Connection
     items: Sequence[Item]
-    pending: Iterator[Item]
-    quick: bool
+    pending: Iterator[Any]
     replies: list[bytes]
+    quick: bool = True
 
     def current(self) -> Request[Any]:
         """The request that was taken last: a list's iterator tells how many are left."""
@@ -89,7 +85,7 @@ class Work(Batch, kw_only=True, gc=False):
     def said(self) -> bytes:
         """The replies as what is sent; they are taken away."""
         lines = self.replies
-        limit = self.connection.longest_reply
+        limit = self.peer.longest_reply
         data = b"\n".join(lines) + b"\n"
         if data.count(b"\n") != len(lines) or len(data) > limit:
             requests = (each for each in self.items if isinstance(each, Request))
@@ -100,6 +96,10 @@ class Work(Batch, kw_only=True, gc=False):
             )
         lines.clear()
         return data
+
+    def sizes(self) -> Iterator[int]:
+        """How long each line is, with its newline."""
+        return (len(line) + 1 for line in self.data.split(b"\n"))
 
     def line_of(self, request: Request[Any]) -> bytes:
         """The line that this request was read from; empty when the items were taken away."""
@@ -114,7 +114,19 @@ class Work(Batch, kw_only=True, gc=False):
         return Batch(self.peer, self.line_of(request) + b"\n", self.arrived)
 
 
-Job = Work | Request[Any]
+class Turn(msgspec.Struct, gc=False):
+    """What has come in one wake-up.
+
+    Attributes:
+        arrivals: what no runner has taken yet; shared by the runners that follow one another.
+        arrived: when, monotonic seconds.
+    """
+
+    arrivals: Iterator[Arrival]
+    arrived: float
+
+
+Job = Work | Turn
 
 
 class Runner(Carrier):
@@ -168,15 +180,14 @@ class Runner(Carrier):
             self.deadline = None
             self.throw(Cancelled(why))
 
-    # One function, since a frame more per request can be measured.
-    def run(self, job: Job | None) -> None:  # noqa: C901, PLR0915
+    def run(self, job: Job | None) -> None:
         """Do one job after another; ends when enough others are idle.
 
-        Switching to the hub hands it the reply of a request that ran quickly.
+        Switching to the hub hands it what a turn has left for it to see to.
         """
         hub, give_to = self._hub, greenlet.switch
         while True:
-            reply: Success | Failure | None = None
+            left: Arrival | None = None
             try:
                 if job is None:
                     pass
@@ -184,17 +195,9 @@ class Runner(Carrier):
                     self.work = job
                     self._quickly(job) if job.quick else self._carefully(job)
                 else:
-                    self.request = job
-                    try:
-                        reply = Success(job._run(), job.id)
-                    except BaseException as exc:  # a handler may raise anything
-                        reply = self._failure(job, exc)
-                    if self.gr_context is not None:  # no context leaks into the next request
-                        self.gr_context = None
-                    if self.detached:
-                        self._late_reply(job, reply)
+                    left = self._turn(job)
             except BaseException:  # ours to mend, or of a log handler: not the handler's
-                self._failed(job)
+                self._failed()
             self.work = self.request = None
             if self.detached:
                 self.detached = False
@@ -202,7 +205,7 @@ class Runner(Carrier):
                     return
             job = None  # an idle runner holds on to nothing
             try:
-                job = give_to(hub, reply)
+                job = give_to(hub, left)
             except GreenletExit:  # nobody needs this runner any more
                 self._runners.forget(self)
                 return
@@ -210,9 +213,75 @@ class Runner(Carrier):
                 # A gevent.Timeout or a kill() that some handler left behind went off too late.
                 spawn(log.warning, "a handler left a %s behind", type(exc).__name__)
 
+    def _turn(self, turn: Turn) -> Arrival | None:
+        """Serve what has come, as long as nothing needs a closer look.
+
+        Returns:
+            What does, for the hub to see to; it then comes back with the rest. None at the
+            end, or when the hub went on without this runner.
+        """
+        runners, arrived = self._runners, turn.arrived
+        read_one = runners.table.read_one
+        for arrival in turn.arrivals:
+            connection, data = arrival
+            if (
+                connection.ordered is not None
+                or connection.leaving
+                or connection.buffer.begun
+                or not runners.quick
+                or (connection.in_flight and runners.full(connection))
+            ):
+                return arrival
+            request = read_one(data)
+            if request is not None:
+                self._alone(connection, request, Batch(connection, data, arrived))
+            else:
+                work = connection.batch(data, arrived)
+                if work is None:
+                    return arrival
+                self._together(connection, work)
+            if self.detached:
+                return None
+        return None
+
+    def _alone(self, connection: Connection, request: Request[Any], batch: Batch) -> None:
+        """Answer a request that came alone."""
+        connection.handled += 1
+        connection.active = batch.arrived
+        request._batch = batch
+        self.request = request
+        timeout = request.timeout
+        if timeout is not None and monotonic() >= batch.arrived + timeout / 1000:
+            reply: Success | Failure = late(request)
+        else:
+            try:
+                reply = Success(request._run(), request.id)
+            except BaseException as exc:  # a handler may raise anything
+                reply = self._failure(request, exc)
+            if self.gr_context is not None:  # no context leaks into the next request
+                self.gr_context = None
+            if self.detached:
+                self._late_reply(request, reply)
+                return
+        sent = 0 if request.oneway else connection.say(reply, request)
+        self.request = None
+        access = self._runners.access
+        if access is not None:
+            access.note(request, reply, batch.arrived, len(batch.data), sent)
+
+    def _together(self, connection: Connection, work: Work) -> None:
+        """Answer requests that came together."""
+        self.work = work
+        self._quickly(work)
+        if not self.detached:
+            connection.served(work)
+            self.work = None
+
+    # One function, since a frame more per request can be measured.
     def _quickly(self, work: Work) -> None:
-        add, arrived = work.replies.append, work.arrived
-        for request in cast("Iterator[Request[Any]]", work.pending):
+        add, arrived, access = work.replies.append, work.arrived, self._runners.access
+        sizes, started = work.sizes(), arrived
+        for request in work.pending:
             request._batch = work
             timeout = request.timeout
             if timeout is not None and monotonic() >= arrived + timeout / 1000:
@@ -222,17 +291,21 @@ class Runner(Carrier):
                     reply = Success(request._run(), request.id)
                 except BaseException as exc:  # a handler may raise anything
                     reply = self._failure(request, exc)
-                if self.gr_context is not None:
+                if self.gr_context is not None:  # no context leaks into the next request
                     self.gr_context = None
                 if self.detached:
                     self._late_reply(request, reply)
                     return
-            if request.oneway:
-                continue
-            try:  # now: a handler may go on to change what it returned
-                add(encode(reply))
-            except BaseException:  # the result may hold objects whose code raises anything
-                add(work.connection.encode_anyhow(reply, request))
+            line = b""
+            if not request.oneway:
+                try:  # now: a handler may go on to change what it returned
+                    line = encode(reply)
+                except BaseException:  # the result may hold objects whose code raises anything
+                    line = work.peer.encode_anyhow(reply, request)
+                add(line)
+            if access is not None:
+                access.note(request, reply, started, next(sizes), len(line) + bool(line))
+                started = monotonic()
 
     def _late_reply(self, request: Request[Any], reply: Success | Failure) -> None:
         """Answer a request whose handler blocked before it returned."""
@@ -241,7 +314,7 @@ class Runner(Carrier):
         self._end(connection, request)
 
     def _carefully(self, work: Work) -> None:
-        connection = work.connection
+        connection = work.peer
         for item in work.pending:
             if isinstance(item, Request):
                 item._batch = work
@@ -292,19 +365,7 @@ class Runner(Carrier):
         own = request.cmdid == OWN_CMDID  # never waits, and a cancellation makes room
         if not own and not self.detached and self._runners.full(connection):
             return overloaded(request.id)
-        return self._forbidden(connection, request)
-
-    def _forbidden(self, connection: Connection, request: Request[Any]) -> Failure | None:
-        allow = request._command.allow
-        if allow is None or fits(connection.peer.identities, allow):
-            return None
-        self._runners.strangers.warning(
-            "%s (%s): may not call cmdid %d",
-            connection.address,
-            escape(connection.peer.identity or "nobody known", MAX_IDENTITY_CHARS),
-            request.cmdid,
-        )
-        return Failure(NOT_ALLOWED, "not allowed to call this command", request.id)
+        return None
 
     def _failure(self, request: Request[Any], exc: BaseException) -> Failure:
         if self._stopped is not None and isinstance(exc, Cancelled):
@@ -317,10 +378,10 @@ class Runner(Carrier):
         self.returned = False
         return reply
 
-    def _failed(self, job: Job | None) -> None:
+    def _failed(self) -> None:
         """Something broke between two handlers: give up the connection, not the process."""
-        assert job is not None  # without one nothing is done that could fail
-        connection: Connection = job.connection if isinstance(job, Work) else job._batch.peer
+        batch: Any = self.work if self.request is None else self.request._batch
+        connection: Connection = batch.peer
         self.returned = False
         self.gr_context = None
         self._runners.left(self, connection)
@@ -378,7 +439,8 @@ def _in_vain(connection: Connection, item: Item) -> Rejection | None:
     if wait * 1000 < item.timeout:
         return None
     message = "its deadline would pass before its turn"
-    return Rejection(OVERLOADED, message, item, {"retry_after": round(wait, 3)})
+    size = len(item.raw_body) + 1
+    return Rejection(OVERLOADED, message, item, {"retry_after": round(wait, 3)}, size)
 
 
 def overloaded(request_id: int | str | None) -> Failure:
@@ -392,25 +454,32 @@ class Runners:
     Args:
         max_in_flight: calls in flight in all, None for no limit.
         max_per_connection: calls in flight of one connection, None for no limit.
-        careful: look closer at every request, whatever it is.
+        access: where requests are noted, if they are.
 
     Attributes:
         in_flight: the runners whose handler has blocked.
         quick: whether requests may run without a closer look, as far as all connections go.
-        strangers: where it is logged who was refused.
+        table: the commands.
+        ready: the connections that are read from.
     """
 
     def __init__(
-        self, max_in_flight: int | None, max_per_connection: int | None, *, careful: bool = False
+        self,
+        table: Table,
+        max_in_flight: int | None,
+        max_per_connection: int | None,
+        *,
+        access: AccessLog | None = None,
     ) -> None:
         self._max = inf if max_in_flight is None else max_in_flight
         self._max_per_connection = inf if max_per_connection is None else max_per_connection
         self._idle: list[Runner] = []
         self._alarm = Alarm(self._expire)
         self.in_flight: set[Runner] = set()
-        self._careful = careful
+        self.access = access
         self._count()
-        self.strangers = Throttled(log)
+        self.table = table
+        self.ready = make_ready(self.serve)
 
     def full(self, connection: Connection) -> bool:
         """Whether another call of this connection would be one too many."""
@@ -419,19 +488,29 @@ class Runners:
             or len(self.in_flight) >= self._max
         )
 
-    def run_one(self, request: Request[Any], connection: Connection) -> Success | Failure | None:
-        """Run one request that came alone; its reply, or None when its handler blocked.
+    def serve(self, arrivals: list[Arrival], arrived: float) -> None:
+        """Serve what has come: returns when every handler has returned or blocked.
 
         In the hub only, as ``run_batch``.
         """
-        idle = self._idle
-        runner = idle.pop() if idle else Runner(self)
-        reply: Success | Failure | None = runner.switch(request)
-        if runner.request is None:
-            idle.append(runner)
-            return reply
-        self._detach(runner, connection, request)
-        return None
+        turn = Turn(iter(arrivals), arrived)
+        while True:
+            runner = self._idle.pop() if self._idle else Runner(self)
+            left: Arrival | None = runner.switch(turn)
+            work, request = runner.work, runner.request
+            if work is not None:
+                self._blocked(runner, work)
+                self.run_batch(work)
+                work.peer.served(work)
+                work.peer.read_on_or_not()
+            elif request is not None:
+                self._detach(runner, request._batch.peer, request)
+            else:
+                self._idle.append(runner)
+                if left is None:
+                    return
+                connection, data = left
+                connection.take(data, arrived)
 
     def run_batch(self, work: Work) -> None:
         """Run a batch: returns when every handler has returned or blocked."""
@@ -441,12 +520,15 @@ class Runners:
             if runner.work is None:
                 self._idle.append(runner)
                 return
-            # Its handler has blocked: the rest goes to the next runner, carefully.
-            request = runner.request or work.current()
-            work.connection.collect(work)
-            request._batch = work.narrowed(request)
-            work.quick = False
-            self._detach(runner, work.connection, request)
+            self._blocked(runner, work)
+
+    def _blocked(self, runner: Runner, work: Work) -> None:
+        """A handler of a batch has blocked: the rest goes to the next runner, carefully."""
+        request = runner.request or work.current()
+        work.peer.collect(work)
+        request._batch = work.narrowed(request)
+        work.quick = False
+        self._detach(runner, work.peer, request)
 
     def _detach(self, runner: Runner, connection: Connection, request: Request[Any]) -> None:
         """Its handler has blocked: the hub goes on without this runner."""
@@ -475,7 +557,7 @@ class Runners:
         connection.in_flight.discard(runner)
 
     def _count(self) -> None:
-        self.quick = not self._careful and len(self.in_flight) < self._max
+        self.quick = len(self.in_flight) < self._max
 
     def keep(self, runner: Runner) -> bool:
         """Take back a runner that went its own way; False when there are enough."""
@@ -497,6 +579,7 @@ class Runners:
     def close(self) -> None:
         """Let the idle runners end."""
         self._alarm.stop()
+        self.ready.close()
         self._idle.clear()
 
     def _expire(self, now: float) -> float | None:

@@ -199,7 +199,7 @@ class Server:
         """
         if self._context is not None:
             raise RuntimeError("the server is started already")
-        table = self.commands.table(self.settings.max_depth)
+        table = self.commands.table(self.settings.max_depth, self.settings.max_line_bytes)
         self._handshake = _as_settings_error(self._make_handshake)
         self._own_listeners = listeners is None
         sockets = _as_settings_error(lambda: self._sockets(listeners))
@@ -248,6 +248,8 @@ class Server:
         self._sweeper.stop()
         self._sweeper.close()
         context.runners.close()
+        if context.runners.access is not None:
+            context.runners.access.write()
         self._context = None
         self._done.set()
 

@@ -398,7 +398,7 @@ class TestClientWire:
             with gtcp.Client(tls(server), ca=authority.ca) as client:
                 client.notify(1)
                 eventually(lambda: gate.waiting)
-            eventually(lambda: not next(iter(server.server.connections))._reader.active)
+            eventually(lambda: not next(iter(server.server.connections)).reading)
             assert gate.waiting
             gate.open()
             eventually(lambda: gate.passed == 1)

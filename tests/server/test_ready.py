@@ -1,0 +1,112 @@
+"""What has something to read, with an epoll and without: what is served is the same."""
+
+import socket
+import struct
+import time
+
+import pytest
+
+import gtcp
+from gtcp.server import ready
+from tests.helpers import Gate, eventually, serving
+
+PING = {"cmdid": 0}
+
+
+@pytest.fixture(params=["epoll", "watchers"])
+def commands(request, monkeypatch):
+    if request.param == "watchers":
+        monkeypatch.setattr(ready, "epoll", None)
+    commands = gtcp.Commands()
+    commands.handler(1)(lambda request: request.params["n"])
+    commands.handler(2)(lambda request: time.sleep(0.05))  # what comes meanwhile comes together
+    return commands
+
+
+def number(n):
+    return {"cmdid": 1, "params": {"n": n}}
+
+
+def test_more_connections_than_one_turn_takes_are_served(commands):
+    with serving(commands) as running, running.line() as busy:
+        lines = [running.line() for _ in range(2 * ready.AT_ONCE + 1)]
+        busy.send({"cmdid": 2})
+        for n, line in enumerate(lines):
+            line.send(number(n))
+        assert [line.reply()["result"] for line in lines] == list(range(len(lines)))
+        for line in lines:
+            line.close()
+        eventually(lambda: len(running.server.connections) == 1)
+
+
+def test_a_handler_that_blocks_holds_up_nobody_who_came_with_its_call(commands):
+    gate = Gate()
+    commands.handler(3)(lambda request: gate.wait())
+    with serving(commands) as running, running.line() as busy:
+        lines = [running.line() for _ in range(6)]
+        busy.send({"cmdid": 2})
+        for n, line in enumerate(lines):
+            line.send(number(n) if n % 2 else {"cmdid": 3})
+        assert [line.reply()["result"] for line in lines[1::2]] == [1, 3, 5]
+        eventually(lambda: gate.waiting == 3)
+        gate.open()
+        assert all(line.reply()["code"] == 0 for line in lines[::2])
+        for line in lines:
+            line.close()
+
+
+def test_a_connection_is_read_from_again_after_a_pause(commands):
+    gate = Gate()
+    commands.handler(3)(lambda request: gate.wait())
+    with serving(commands, max_in_flight_per_connection=2) as running, running.line() as line:
+        line.send({"cmdid": 3}, *[number(n) for n in range(50)])
+        eventually(lambda: any(not each.reading for each in running.server.connections))
+        gate.open()
+        assert [each.get("result") for each in line.replies(51)] == [None, *range(50)]
+        assert line.ask(number(51))["result"] == 51
+
+
+def test_what_came_on_a_connection_that_another_call_closed_is_not_run(commands):
+    ran = []
+
+    @commands.handler(3)
+    def close_all(request):
+        ran.append(request.params["n"])
+        for each in running.server.connections:
+            each.close()
+
+    with serving(commands) as running, running.line() as busy:
+        with running.line() as one, running.line() as other:
+            eventually(lambda: len(running.server.connections) == 3)
+            busy.send({"cmdid": 2})
+            one.send({"cmdid": 3, "params": {"n": 1}})
+            other.send({"cmdid": 3, "params": {"n": 2}})
+            eventually(lambda: not running.server.connections)
+        with running.line() as later:
+            assert later.ask(PING)["result"] == "pong"
+    assert len(ran) == 1
+
+
+def test_a_connection_that_was_reset_is_dropped_and_the_others_are_served(commands):
+    with serving(commands) as running, running.line() as busy, running.line() as other:
+        with running.line() as line:
+            line.ask(PING)
+            busy.send({"cmdid": 2})
+            line.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        assert other.ask(number(5))["result"] == 5
+        eventually(lambda: len(running.server.connections) == 2)
+
+
+def test_a_request_whose_deadline_passed_behind_another_connections_handler_is_late(commands):
+    with serving(commands) as running, running.line() as busy:
+        lines = [running.line() for _ in range(3)]
+        busy.send({"cmdid": 2})
+        lines[0].send({"cmdid": 2})
+        for line in lines[1:]:
+            line.send(number(1) | {"timeout": 10})
+        codes = [line.reply()["code"] for line in lines]
+        for line in lines:
+            line.close()
+    # In which order they are served within the turn, the system says.
+    assert codes[0] == 0
+    assert set(codes[1:]) <= {0, 408}
