@@ -180,7 +180,7 @@ class Peer:
         waits = self.has(WAIT_LONG) and not GATE.is_set()
         assert not waits or queued < 4 or len(connection.ordered or ()) <= queued, "reads on"
         longest = self.context.settings.max_line_bytes or 0
-        assert len(connection._buffer._tail) <= longest
+        assert len(connection.buffer._tail) <= longest
         assert len(connection._held) <= longest + 65536
         assert len(connection.ordered or ()) <= 4 + 4096
         assert len(connection.in_flight) <= 4
