@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from time import monotonic
+from typing import Any
 
 from gevent.event import AsyncResult
 
@@ -21,6 +22,7 @@ from gtcp.client.connection import Connection
 from gtcp.client.dial import Options, Trust, dial
 from gtcp.client.retry import ClientClosed, Untrusted
 from gtcp.errors import CallTimeout, ConnectError, GtcpError, PoolTimeout
+from gtcp.protocol import Outgoing, encode_request
 
 #: Seconds after which opening one more is tried again, when it failed and others are open.
 REOPEN_AFTER = 1.0
@@ -73,6 +75,16 @@ class Pool:
                 connection = self._with_room()
         return connection
 
+    def get_for(
+        self, cmdid: int, params: Any, deadline: float | None, meta: dict[str, str] | None
+    ) -> Connection:
+        """As ``get``; but a bad argument is found before one is opened or waited for."""
+        connection = self.ready()
+        if connection is None:
+            encode_request(Outgoing(cmdid, params=params, meta=meta))
+            connection = self.get(deadline)
+        return connection
+
     def close(self) -> None:
         """Close every connection; calls in flight raise ConnectionLost."""
         self._closed = CLOSED
@@ -108,7 +120,9 @@ class Pool:
         """The usable connection with the fewest calls in flight; None to open one or wait."""
         if len(self.connections) == 1 and self._options.min_connections == 1:
             only = self.connections[0]
-            if only.usable and len(only.waiting) < self._options.max_in_flight and only.look():
+            in_flight = len(only.waiting)
+            has_room = only.usable and in_flight < self._options.max_in_flight
+            if has_room and (in_flight or only.look()):  # one with calls in flight is not idle
                 return only
         best, fewest, usable = None, self._options.max_in_flight, 0
         for connection in self.connections:
