@@ -57,7 +57,9 @@ from gtcp.sockets import READ, WRITE, close_quietly, unheard
 if TYPE_CHECKING:
     from gtcp.tls_socket import TlsSocket
 
-RECV_BYTES = 262_144
+#: Below what glibc's malloc maps and unmaps on its own (128 KB), which costs each read more
+#: than the read itself.
+RECV_BYTES = 120 * 1024
 
 #: Codes of a line without an id by which a server does not let a connection in.
 NOT_LET_IN = frozenset({NOT_AUTHENTICATED, NOT_ALLOWED, OVERLOADED})
