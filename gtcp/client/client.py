@@ -218,7 +218,7 @@ class Client:
         attempt = 0
         while True:
             try:
-                connection = pool.get_for(cmdid, params, deadline, meta)
+                connection = pool.ready() or pool.get_for(cmdid, params, deadline, meta)
                 connection.notify(cmdid, params, deadline, meta)
             except (ConnectError, ConnectionLost) as exc:
                 attempt += 1
@@ -231,7 +231,7 @@ class Client:
         cmdid: int,
         params_iterable: Iterable[Any],
         *,
-        window: int = 100,
+        window: int = Options().max_in_flight,
         ordered: bool = True,
         timeout: float | _Default | None = _DEFAULT,
         idempotent: bool = False,
@@ -246,7 +246,7 @@ class Client:
 
         Args:
             params_iterable: the params of each call.
-            window: calls in flight at the same time.
+            window: calls in flight at the same time; by default what one connection takes.
             ordered: yield results in the order of the params; otherwise as they come in.
             timeout: seconds for each call, from when it is sent.
             return_exceptions: yield a call's exception in place of its result, and go on.
@@ -320,7 +320,7 @@ class Client:
                     if error.executed != "no":
                         earlier = "maybe"
                 try:
-                    connection = pool.get_for(cmdid, params, deadline, meta)
+                    connection = pool.ready() or pool.get_for(cmdid, params, deadline, meta)
                     reply = connection.call(cmdid, params, deadline, meta)
                 except (ConnectError, ConnectionLost, ProtocolError) as exc:
                     failure = exc

@@ -56,6 +56,10 @@ class Pool:
         """A connection with room for a call; None when one has to be opened or waited for."""
         return None if self._queue else self._with_room()
 
+    def still_ready(self, connection: Connection) -> bool:
+        """Whether one that was ready is so for another call: not idle, and nobody waits."""
+        return bool(connection.waiting) and not self._queue and self._has_room(connection)
+
     def get(self, deadline: float | None) -> Connection:
         """A connection with room for a call; opens one or waits, if it has to.
 
@@ -78,12 +82,9 @@ class Pool:
     def get_for(
         self, cmdid: int, params: Any, deadline: float | None, meta: dict[str, str] | None
     ) -> Connection:
-        """As ``get``; but a bad argument is found before one is opened or waited for."""
-        connection = self.ready()
-        if connection is None:
-            encode_request(Outgoing(cmdid, params=params, meta=meta))
-            connection = self.get(deadline)
-        return connection
+        """As ``get``, when none is ready; a bad argument is found before one is opened."""
+        encode_request(Outgoing(cmdid, params=params, meta=meta))
+        return self.get(deadline)
 
     def close(self) -> None:
         """Close every connection; calls in flight raise ConnectionLost."""
@@ -120,9 +121,7 @@ class Pool:
         """The usable connection with the fewest calls in flight; None to open one or wait."""
         if len(self.connections) == 1 and self._options.min_connections == 1:
             only = self.connections[0]
-            in_flight = len(only.waiting)
-            has_room = only.usable and in_flight < self._options.max_in_flight
-            if has_room and (in_flight or only.look()):  # one with calls in flight is not idle
+            if self._has_room(only) and (only.waiting or only.look()):
                 return only
         best, fewest, usable = None, self._options.max_in_flight, 0
         for connection in self.connections:
@@ -133,6 +132,9 @@ class Pool:
         if best is None or (fewest and self._too_few(usable)):
             return None
         return best if best.look() else self._with_room()
+
+    def _has_room(self, connection: Connection) -> bool:
+        return connection.usable and len(connection.waiting) < self._options.max_in_flight
 
     def _too_few(self, usable: int) -> bool:
         """Whether another connection is to be opened, though there may be room."""

@@ -27,11 +27,11 @@ from gtcp.protocol import GOING_AWAY, Reply
 
 Outcome = Reply | Exception
 
-#: The part of the window that is refilled at once, as a divisor: results are taken, and lines
-#: queued, some in a row, while most of the window stays in flight.
-REFILLS = 8
+#: Into so many rows the window is divided. Calls are sent, and results taken, a row at a time: a
+#: connection is picked once for a row, and the other rows stay in flight.
+ROWS = 8
 
-#: Seconds that results which are there may wait while further params are taken.
+#: Seconds that results which are there may wait while a row is sent.
 PATIENCE = 0.001
 
 
@@ -97,19 +97,18 @@ class Stream:
 
     def outcomes(self, source: Iterator[Any]) -> Iterator[Outcome]:
         """The outcomes of the calls whose params the source has."""
-        in_a_row = range(max(1, self._window // REFILLS))
-        following = self._next
+        row = max(1, self._window // ROWS)
         more = True
         while more or self._count:
             if more and self._count < self._window:
-                more = self._fill(source)
-            if self._count and not self._ready():
+                more = self._send(source, min(row, self._window - self._count))
+            elif not self._ready():
                 self._wait()
-            for _ in in_a_row:
+            for _ in range(row):
                 if not self._ready():
                     break
                 self._count -= 1
-                yield following.popleft().outcome  # type: ignore[misc]
+                yield self._next.popleft().outcome  # type: ignore[misc]
 
     def arrived(self, item: Item) -> None:
         """An outcome is there: wake the greenlet that waits for it, once for all of a read."""
@@ -143,29 +142,32 @@ class Stream:
             if isinstance(waiting, Item) and waiting.stream is self:
                 connection.forget(number)
 
-    def _fill(self, source: Iterator[Any]) -> bool:
-        """Send until the window is full; returns whether there may be more to send.
-
-        Or until results that are there have waited for long enough.
-        """
+    def _send(self, source: Iterator[Any], count: int) -> bool:
+        """Send so many calls, or fewer if results wait; returns whether there may be more."""
         inherited = current()
         timeout = self._timeout
         patient_until = monotonic() + PATIENCE
+        connection: Connection | None = None
         for params in source:
             own = None if timeout is None else monotonic() + timeout
             item = Item(self, params, own if inherited is None else earliest(own, inherited))
             self._count += 1
             if self._ordered:
                 self._next.append(item)
-            self._start(item)
-            if self._count == self._window or (self._ready() and monotonic() > patient_until):
+            self._start(item, connection)
+            connection = item.connection
+            count -= 1
+            if not count or (self._ready() and monotonic() > patient_until):
                 return True
         return False
 
-    def _start(self, item: Item) -> None:
-        """Send a call; what goes wrong at once is its outcome."""
+    def _start(self, item: Item, connection: Connection | None) -> None:
+        """Send a call, by this connection if it can; what goes wrong at once is its outcome."""
         try:
-            connection = self._pool.get_for(self._cmdid, item.params, item.deadline, self._meta)
+            if connection is None or not self._pool.still_ready(connection):
+                connection = self._pool.ready() or self._pool.get_for(
+                    self._cmdid, item.params, item.deadline, self._meta
+                )
             connection.send(item, self._cmdid, item.params, self._meta)
             item.connection = connection
         except (ConnectError, ConnectionLost) as exc:
