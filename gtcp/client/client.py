@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 import msgspec
 
 from gtcp.address import Address, parse
-from gtcp.client.connection import Connection, error_of
+from gtcp.client.connection import error_of
 from gtcp.client.dial import Dialled, Options, Trust, dial
 from gtcp.client.pool import Pool
 from gtcp.client.pools import Pools, never_return
 from gtcp.client.retry import Retry
-from gtcp.client.stream import Item, Outcome, Stream
+from gtcp.client.stream import Outcome, Stream
 from gtcp.deadline import current
 from gtcp.errors import ConnectError, ConnectionLost, Executed, GtcpError, ProtocolError
-from gtcp.protocol import GOING_AWAY, Outgoing, Reply, encode_request
+from gtcp.protocol import GOING_AWAY, Reply
 
 if TYPE_CHECKING:
     from gtcp.secret import Key
@@ -218,7 +218,7 @@ class Client:
         attempt = 0
         while True:
             try:
-                connection = _connection(pool, cmdid, params, deadline, meta)
+                connection = pool.ready() or pool.get_for(cmdid, params, deadline, meta)
                 connection.notify(cmdid, params, deadline, meta)
             except (ConnectError, ConnectionLost) as exc:
                 attempt += 1
@@ -231,7 +231,7 @@ class Client:
         cmdid: int,
         params_iterable: Iterable[Any],
         *,
-        window: int = 100,
+        window: int = Options().max_in_flight,
         ordered: bool = True,
         timeout: float | _Default | None = _DEFAULT,
         idempotent: bool = False,
@@ -246,7 +246,7 @@ class Client:
 
         Args:
             params_iterable: the params of each call.
-            window: calls in flight at the same time.
+            window: calls in flight at the same time; by default what one connection takes.
             ordered: yield results in the order of the params; otherwise as they come in.
             timeout: seconds for each call, from when it is sent.
             return_exceptions: yield a call's exception in place of its result, and go on.
@@ -282,8 +282,11 @@ class Client:
         """
         return {**self._pools.counts(), "retries": self._retry.count}
 
+    def _seconds(self, timeout: float | _Default | None) -> float | None:
+        return self._timeout if isinstance(timeout, _Default) else _checked(timeout)
+
     def _deadline(self, timeout: float | _Default | None, detach: bool) -> float | None:
-        seconds = self._timeout if isinstance(timeout, _Default) else _checked(timeout)
+        seconds = self._seconds(timeout)
         own = None if seconds is None else monotonic() + seconds
         inherited = None if detach else current()
         if inherited is None:
@@ -317,7 +320,7 @@ class Client:
                     if error.executed != "no":
                         earlier = "maybe"
                 try:
-                    connection = _connection(pool, cmdid, params, deadline, meta)
+                    connection = pool.ready() or pool.get_for(cmdid, params, deadline, meta)
                     reply = connection.call(cmdid, params, deadline, meta)
                 except (ConnectError, ConnectionLost, ProtocolError) as exc:
                     failure = exc
@@ -352,24 +355,9 @@ class Client:
         def complete(params: Any, deadline: float | None, failure: Reply | GtcpError) -> Reply:
             return self._complete(pool, cmdid, params, deadline, meta, idempotent, failure)
 
-        stream = Stream(ordered, complete)
-        more = True
+        stream = Stream(pool, cmdid, meta, self._seconds(timeout), window, ordered, complete)
         try:
-            while True:
-                while more and len(stream) < window:
-                    try:
-                        params = next(source)
-                    except StopIteration:
-                        more = False
-                    else:
-                        item = Item(stream, params, self._deadline(timeout, detach=False))
-                        _start(pool, item, cmdid, meta)
-                        stream.add(item)
-                        if stream.ready():
-                            break  # the next params may be long in coming
-                if not stream:
-                    return
-                outcome = stream.take()
+            for outcome in stream.outcomes(source):
                 try:
                     value = _result(outcome, result)
                 except Exception as exc:
@@ -409,29 +397,6 @@ def _key(secret: str | bytes | _Default | None, path: str | None) -> Key | None:
 
 def _in_environment() -> bool:
     return not os.environ.keys().isdisjoint(SECRET_VARIABLES)
-
-
-def _connection(
-    pool: Pool, cmdid: int, params: Any, deadline: float | None, meta: dict[str, str] | None
-) -> Connection:
-    """A connection with room. A bad argument is found before one is opened or waited for."""
-    connection = pool.ready()
-    if connection is None:
-        encode_request(Outgoing(cmdid, params=params, meta=meta))
-        connection = pool.get(deadline)
-    return connection
-
-
-def _start(pool: Pool, item: Item, cmdid: int, meta: dict[str, str] | None) -> None:
-    """Send the call of one item; what goes wrong at once is its outcome."""
-    try:
-        connection = _connection(pool, cmdid, item.params, item.deadline, meta)
-        item.number = connection.send(item, cmdid, item.params, meta)
-        item.connection = connection
-    except (ConnectError, ConnectionLost) as exc:
-        item.deliver(exc)
-    except (GtcpError, TypeError, ValueError) as exc:
-        item.outcome = exc
 
 
 def _check(cmdid: Any, meta: Any) -> None:

@@ -19,6 +19,7 @@ from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
+import msgspec
 from gevent import get_hub
 from gevent.exceptions import BlockingSwitchOutError
 from greenlet import getcurrent
@@ -56,7 +57,9 @@ from gtcp.sockets import READ, WRITE, close_quietly, unheard
 if TYPE_CHECKING:
     from gtcp.tls_socket import TlsSocket
 
-RECV_BYTES = 262_144
+#: Below what glibc's malloc maps and unmaps on its own (128 KB), which costs each read more
+#: than the read itself.
+RECV_BYTES = 120 * 1024
 
 #: Codes of a line without an id by which a server does not let a connection in.
 NOT_LET_IN = frozenset({NOT_AUTHENTICATED, NOT_ALLOWED, OVERLOADED})
@@ -79,40 +82,31 @@ class Waiting(Protocol):
         """Take the outcome; called in the hub, once."""
 
 
-class Call:
-    """A greenlet that waits for one reply.
+class Call(msgspec.Struct, eq=False):
+    """A greenlet that waits for one reply. (A Struct is made in half the time of a class.)"""
 
-    Raises:
-        BlockingSwitchOutError: it is the hub itself, which can't wait.
-    """
-
-    __slots__ = ("_greenlet", "_hub", "_outcome", "deadline")
-
-    def __init__(self, deadline: float | None) -> None:
-        self.deadline = deadline
-        self._hub = get_hub()
-        self._greenlet: Any = getcurrent()
-        self._outcome: Reply | GtcpError | None = None
-        if self._hub is self._greenlet:  # switching to itself returns at once, for ever
-            raise BlockingSwitchOutError("a call can't wait in a callback of the event loop")
+    deadline: float | None
+    hub: Any
+    greenlet: Any
+    outcome: Reply | GtcpError | None = None
 
     def deliver(self, outcome: Reply | GtcpError) -> None:
         """Wake the greenlet, if it still waits; called in the hub."""
-        if self._greenlet is not None:
-            self._outcome = outcome
-            self._greenlet.switch()
+        if self.greenlet is not None:
+            self.outcome = outcome
+            self.greenlet.switch()
 
     def wait(self) -> Reply:
         """Give the turn away until there is an outcome."""
-        switch = self._hub.switch
+        switch = self.hub.switch
         try:
-            while self._outcome is None:
+            while self.outcome is None:
                 switch()
         finally:
-            self._greenlet = None  # killed or not: nobody may switch here any more
-        if isinstance(self._outcome, Reply):
-            return self._outcome
-        raise self._outcome
+            self.greenlet = None  # killed or not: nobody may switch here any more
+        if isinstance(self.outcome, Reply):
+            return self.outcome
+        raise self.outcome
 
 
 class Connection:
@@ -146,7 +140,8 @@ class Connection:
         self.dropped = 0
         self._name = name
         self._sock = sock
-        self._loop = get_hub().loop
+        self._hub = get_hub()
+        self._loop = self._hub.loop
         self._buffer = LineBuffer(max_reply_bytes)
         # A text that nests n deep has at least 2n characters.
         self._short = min(2 * MAX_REPLY_DEPTH, max_reply_bytes or inf)
@@ -181,7 +176,7 @@ class Connection:
             ConnectionLost, ProtocolError: the connection is closed.
             TypeError, ValueError: params are not JSON; nothing was sent.
         """
-        call = Call(deadline)
+        call = self._caller(deadline)
         number = self.send(call, cmdid, params, meta)
         try:
             return call.wait()
@@ -223,7 +218,7 @@ class Connection:
         if number > self._handed_over:
             call = None
             try:
-                call = self._senders[number] = Call(deadline)
+                call = self._senders[number] = self._caller(deadline)
                 if deadline is not None:
                     self._alarm.by(deadline)
                 call.wait()
@@ -249,7 +244,7 @@ class Connection:
 
     def look(self) -> bool:
         """Whether a connection that lay idle is still usable: reads what has come meanwhile."""
-        if monotonic() - self._active > STALE_AFTER and not self.waiting and not self._closed:
+        if not self.waiting and monotonic() - self._active > STALE_AFTER and not self._closed:
             self._readable()
         return self.usable
 
@@ -318,6 +313,13 @@ class Connection:
     def _lost(self, number: int, why: str = "the connection is closed") -> ConnectionLost:
         kind = ServerLeaving if self._said_goodbye else ConnectionLost
         return kind(f"{self._name}: {why}", executed=self._executed(number))
+
+    def _caller(self, deadline: float | None) -> Call:
+        """The calling greenlet; raises BlockingSwitchOutError when it is the hub itself."""
+        greenlet = getcurrent()
+        if greenlet is self._hub:  # switching to itself returns at once, for ever
+            raise BlockingSwitchOutError("a call can't wait in a callback of the event loop")
+        return Call(deadline, self._hub, greenlet)
 
     def _milliseconds_until(self, deadline: float) -> int:
         """What is left, as the wire says it; raises CallTimeout when nothing is."""

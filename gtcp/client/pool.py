@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from time import monotonic
+from typing import Any
 
 from gevent.event import AsyncResult
 
@@ -21,6 +22,7 @@ from gtcp.client.connection import Connection
 from gtcp.client.dial import Options, Trust, dial
 from gtcp.client.retry import ClientClosed, Untrusted
 from gtcp.errors import CallTimeout, ConnectError, GtcpError, PoolTimeout
+from gtcp.protocol import Outgoing, encode_request
 
 #: Seconds after which opening one more is tried again, when it failed and others are open.
 REOPEN_AFTER = 1.0
@@ -54,6 +56,10 @@ class Pool:
         """A connection with room for a call; None when one has to be opened or waited for."""
         return None if self._queue else self._with_room()
 
+    def still_ready(self, connection: Connection) -> bool:
+        """Whether one that was ready is so for another call: not idle, and nobody waits."""
+        return bool(connection.waiting) and not self._queue and self._has_room(connection)
+
     def get(self, deadline: float | None) -> Connection:
         """A connection with room for a call; opens one or waits, if it has to.
 
@@ -72,6 +78,13 @@ class Pool:
                 self._wait(deadline)
                 connection = self._with_room()
         return connection
+
+    def get_for(
+        self, cmdid: int, params: Any, deadline: float | None, meta: dict[str, str] | None
+    ) -> Connection:
+        """As ``get``, when none is ready; a bad argument is found before one is opened."""
+        encode_request(Outgoing(cmdid, params=params, meta=meta))
+        return self.get(deadline)
 
     def close(self) -> None:
         """Close every connection; calls in flight raise ConnectionLost."""
@@ -108,7 +121,7 @@ class Pool:
         """The usable connection with the fewest calls in flight; None to open one or wait."""
         if len(self.connections) == 1 and self._options.min_connections == 1:
             only = self.connections[0]
-            if only.usable and len(only.waiting) < self._options.max_in_flight and only.look():
+            if self._has_room(only) and (only.waiting or only.look()):
                 return only
         best, fewest, usable = None, self._options.max_in_flight, 0
         for connection in self.connections:
@@ -119,6 +132,9 @@ class Pool:
         if best is None or (fewest and self._too_few(usable)):
             return None
         return best if best.look() else self._with_room()
+
+    def _has_room(self, connection: Connection) -> bool:
+        return connection.usable and len(connection.waiting) < self._options.max_in_flight
 
     def _too_few(self, usable: int) -> bool:
         """Whether another connection is to be opened, though there may be room."""

@@ -65,6 +65,16 @@ def test_results_as_they_come_in(connect: Connect) -> None:
         assert [each["n"] for each in results] == [1, 0, 3, 2, 5, 4, 7, 6, 9, 8]
 
 
+def test_params_may_change_once_they_have_been_taken(connect: Connect) -> None:
+    def source() -> Iterator[dict[str, int]]:
+        params = {"n": 0}
+        for params["n"] in range(100):
+            yield params
+
+    with fake_server(Peer.echo) as server:
+        assert list(connect(server.address).map(1, source())) == list(numbers(100))
+
+
 def test_no_items_no_connection(connect: Connect) -> None:
     with fake_server(Peer.echo) as server:
         assert list(connect(server.address).map(1, [])) == []
@@ -144,6 +154,38 @@ def test_a_window_wider_than_the_pool(connect: Connect) -> None:
     with fake_server(Peer.echo) as server:
         client = connect(server.address, max_connections=2, max_in_flight=3, timeout=10)
         assert list(client.map(1, numbers(200), window=100)) == list(numbers(200))
+
+
+def test_the_usual_window_needs_one_connection(connect: Connect) -> None:
+    with fake_server(Peer.echo) as server:
+        client = connect(server.address)
+        assert list(client.map(1, numbers(500))) == list(numbers(500))
+        assert client.stats()["opened"] == 1
+
+
+def test_a_stream_uses_all_the_connections_that_are_wanted(connect: Connect) -> None:
+    with fake_server(Peer.echo) as server:
+        client = connect(server.address, min_connections=4)
+        assert list(client.map(1, numbers(500), window=32)) == list(numbers(500))
+        assert [len(peer.lines) > 50 for peer in server.peers] == [True] * 4
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_most_of_the_window_stays_in_flight_while_results_are_taken(
+    connect: Connect, ordered: bool
+) -> None:
+    def answers_but_the_last(peer: Peer) -> None:
+        while (request := peer.request()) is not None:
+            if request["cmdid"] and request["params"]["n"] < 40:
+                peer.answer(request)
+
+    with fake_server(answers_but_the_last) as server:
+        client = connect(server.address)
+        results = client.map(1, numbers(1000), window=40, ordered=ordered)
+        for taken in range(1, 41):
+            next(results)
+            assert 0 <= taken + 40 - client.stats()["sent"] <= 40 // 8
+        results.close()
 
 
 def test_calls_get_their_turn_beside_a_stream(connect: Connect) -> None:
@@ -374,6 +416,28 @@ def test_closing_the_generator_stops_what_is_in_flight(connect: Connect) -> None
         assert client.stats()["in_flight"] == 0
         assert client.call(1, {"n": 0}) == {"n": 0}
         assert client.stats()["opened"] == 1
+
+
+def test_the_end_of_one_stream_leaves_the_others_alone(connect: Connect) -> None:
+    gate = Gate()
+    commands = gtcp.Commands()
+
+    @commands.handler(1)
+    def hold(request: gtcp.Request) -> Any:
+        gate.wait()
+        return request.params
+
+    with serving(commands) as server:
+        client = connect(server.address)
+        ended = gevent.spawn(lambda: list(client.map(1, numbers(5))))
+        other = begin(lambda: list(client.map(1, numbers(7))))
+        call = begin(client.call, 1, {"n": 8})
+        soon(lambda: gate.waiting == 13)
+        ended.kill()
+        soon(lambda: gate.stopped == 5)
+        gate.open()
+        assert other.get() == list(numbers(7))
+        assert call.get() == {"n": 8}
 
 
 def test_a_kill_stops_what_is_in_flight(connect: Connect) -> None:
