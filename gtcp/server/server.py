@@ -28,6 +28,7 @@ from gtcp.server.listener import Exposed, Listener, listen, refuse_exposed
 from gtcp.server.logger import SERVER
 from gtcp.server.settings import Settings, SettingsError
 from gtcp.server.socket_file import SocketFile
+from gtcp.server.throttled import Throttled
 from gtcp.sockets import tune
 
 log = logging.getLogger(SERVER)
@@ -119,6 +120,7 @@ class Server:
         self._context: Context | None = None
         self._listeners: list[Listener] = []
         self._own_listeners = True
+        self._strangers = Throttled(log)
         self._sweeper: Any = None
         self._done = Event()
 
@@ -357,7 +359,8 @@ class Server:
             sock.close()
             return
         if refusal:
-            connection.reject(Rejection(OVERLOADED, refusal))
+            self._strangers.warning("%s: %s; closing", address, refusal)
+            connection.reject(Rejection(OVERLOADED, refusal), logged=True)
 
     def _sweep(self) -> None:
         now = monotonic()
