@@ -172,16 +172,16 @@ def goodput(calls: Iterable[Answer], start: float, end: float) -> float:
 
 
 def as_before(calls: list[Answer], end: float, usual: float) -> float | None:
-    """Seconds after the end from which on all calls are done, half of them about as fast as usual.
+    """Seconds after the end from which on all calls are done, half of them within twice the usual.
 
-    None when it does not come to that.
+    None when it does not come to that. Once the machine is busy, half as much again is nothing.
     """
     pieces: dict[int, list[Answer]] = {}
     for call in calls:
         pieces.setdefault(int((call.due - end) / PIECE_SECONDS), []).append(call)
     since = None
     for number, piece in sorted(pieces.items(), reverse=True):
-        slow = median(call.seconds for call in piece) > 1.5 * usual
+        slow = median(call.seconds for call in piece) > 2 * usual
         if slow or any(call.code for call in piece):
             break
         since = number * PIECE_SECONDS
