@@ -71,8 +71,8 @@ def cli(
 ) -> None:
     """Compare gtcp with its peers, its floors and itself, on this machine.
 
-    PART is server, client, memory, latency or scale; all of them unless said. "publish" puts
-    the last whole run into docs/.
+    PART is server, client, memory, latency, scale or overload; all of them unless said.
+    "publish" puts the last whole run into docs/.
     """
     if part == "publish":
         for written in publish_run(output / "all.json"):

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType, TracebackType
+from typing import NamedTuple
 
 import msgspec
 
 from benchmarks import load, peers
 from benchmarks.echo import HOST
-from benchmarks.load import Load, Shape
+from benchmarks.load import Answer, Load, Shape
 from benchmarks.machine import Cores, pick_cores
-from benchmarks.processes import Child, Failed, Processes, free_port
+from benchmarks.processes import PATIENCE, Child, Failed, Processes, free_port
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,14 @@ class Options:
     def size(self, full: int, quick: int) -> int:
         """A number of connections, calls or bytes."""
         return quick if self.quick else full
+
+
+class OpenLoad(NamedTuple):
+    """An openload that runs: its process, the file it writes at the end, how long it asks."""
+
+    child: Child
+    path: Path
+    seconds: float
 
 
 @dataclass
@@ -126,7 +136,7 @@ class Bench:
         return load.compiled(Path(self._folder.name))
 
     def request(self, line: bytes) -> Path:
-        """A file with a request line, for `start_load`."""
+        """A file with a request line, for `start_load` and `start_open_load`."""
         path = Path(self._folder.name) / f"{abs(hash(line)):x}"
         if not path.exists():  # another load may be reading it
             path.write_bytes(line)
@@ -154,6 +164,36 @@ class Bench:
         if found.bad or found.broken:
             raise Failed(f"{found.bad} bad replies, {found.broken} broken connections")
         return found
+
+    def start_open_load(
+        self, port: int, connections: int, rate: float, seconds: float, line: bytes
+    ) -> OpenLoad:
+        """Start asking at a rate, whatever becomes of it; `finish_open_load` has every answer.
+
+        Raises:
+            NoCompiler: there is no load generator.
+        """
+        folder = Path(self._folder.name)
+        descriptor, path = tempfile.mkstemp(dir=folder)
+        os.close(descriptor)
+        program = load.compiled(folder, "openload")
+        args = [HOST, port, connections, rate, seconds, self.request(line), path]
+        child = self.processes.start([str(program), *map(str, args)], core=self.cores.load)
+        return OpenLoad(child, Path(path), seconds)
+
+    def finish_open_load(self, started: OpenLoad) -> list[Answer]:
+        """What became of each request.
+
+        Raises:
+            Failed: a connection broke.
+        """
+        try:
+            said = msgspec.json.decode(started.child.line(started.seconds + PATIENCE))
+        finally:
+            self.processes.end(started.child)
+        if said["broken"]:
+            raise Failed(f"{said['broken']} broken connections")
+        return load.answers(started.path)
 
     def load(
         self, port: int, shape: Shape, seconds: float, line: bytes, rate: float | None = None

@@ -3,6 +3,7 @@
 python -m benchmarks.child serve PEER PORT [VARIANT]    a server, until it is killed
 python -m benchmarks.child call PEER PORT               a caller, see drive.py
 python -m benchmarks.child hold PORT COUNT              connections that do nothing
+python -m benchmarks.child trickle PORT COUNT SECONDS   connections that never finish a line
 python -m benchmarks.child idle PORT                    what an idle client weighs
 """
 
@@ -13,7 +14,8 @@ from typing import NoReturn
 
 def main() -> None:
     what, *args = sys.argv[1:]
-    {"serve": serve, "call": call, "hold": hold, "idle": idle}[what](*args)
+    known = {"serve": serve, "call": call, "hold": hold, "trickle": trickle, "idle": idle}
+    known[what](*args)
 
 
 def serve(name: str, port: str, variant: str = "") -> None:
@@ -53,6 +55,11 @@ def hold(port: str, count: str) -> NoReturn:
     print("ready", flush=True)
     while True:
         sys.stdin.read(1)
+
+
+def trickle(port: str, count: str, seconds: str) -> NoReturn:
+    """Open connections that send a little now and then, and keep them."""
+    importlib.import_module("benchmarks.trickle").trickle(int(port), int(count), int(seconds))
 
 
 def idle(port: str) -> None:

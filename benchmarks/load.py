@@ -1,10 +1,12 @@
-"""The load generator: lineload.c, compiled when it is first needed, and its request lines."""
+"""The load generators: lineload.c and openload.c, compiled when they are first needed; their
+request lines, and what they found."""
 
 from __future__ import annotations
 
 import os
 import shlex
 import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +16,8 @@ import msgspec
 
 from benchmarks.echo import ECHO, PARAMS
 
-SOURCE = Path(__file__).with_name("lineload.c")
+#: The id in a request line of openload, in whose place it puts each request's own.
+PLACE_FOR_ID = 1_000_000_000
 
 
 class NoCompiler(Exception):
@@ -44,13 +47,31 @@ class Load(msgspec.Struct, frozen=True):
     unanswered: int
 
 
-def compiled(folder: Path) -> Path:
-    """lineload's program.
+class Answer(NamedTuple):
+    """What openload writes down of a request: when it was due (monotonic seconds), how long
+    its reply took from then, its code; -1 when there was no reply within a second after the end.
+    """
+
+    due: float
+    seconds: float
+    code: int
+
+
+_ANSWER = struct.Struct("dfi")
+
+
+def answers(path: Path) -> list[Answer]:
+    """What an openload wrote down, in the order in which the requests were due."""
+    return [Answer(*each) for each in _ANSWER.iter_unpack(path.read_bytes())]
+
+
+def compiled(folder: Path, name: str = "lineload") -> Path:
+    """The program of a load generator.
 
     Raises:
         NoCompiler: this is not Linux, or there is no C compiler, or it refuses.
     """
-    program = folder / "lineload"
+    program = folder / name
     if program.exists():
         return program
     if sys.platform != "linux":
@@ -60,17 +81,18 @@ def compiled(folder: Path) -> Path:
         raise NoCompiler(
             f"no C compiler: install gcc or clang, or set CC (looked for {compiler[0]})"
         )
-    command = [*compiler, "-O2", "-o", str(program), str(SOURCE)]
+    source = Path(__file__).with_name(f"{name}.c")
+    command = [*compiler, "-O2", "-o", str(program), str(source)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
         said = (done.stderr.strip().splitlines() or ["no reason given"])[0]
-        raise NoCompiler(f"{compiler[0]} can't compile lineload.c: {said}")
+        raise NoCompiler(f"{compiler[0]} can't compile {source.name}: {said}")
     return program
 
 
-def request_line(params: Any = PARAMS, *, with_id: bool = False) -> bytes:
-    """A request as a client of 2015 writes it, or with an id."""
-    request = {"cmdid": ECHO, "timestamp": 1760000000, "params": params}
+def request_line(params: Any = PARAMS, *, with_id: bool = False, **more: Any) -> bytes:
+    """A request as a client of 2015 writes it, or with an id, or with more keys."""
+    request = {"cmdid": ECHO, "timestamp": 1760000000, "params": params, **more}
     if with_id:
         request["id"] = 7
     return msgspec.json.encode(request) + b"\n"

@@ -8,14 +8,13 @@ import sys
 from collections import Counter
 from contextlib import ExitStack
 from importlib.util import find_spec
-from time import process_time
 
 from benchmarks.bench import Bench
 from benchmarks.contest import Contest, Figure, Figures
 from benchmarks.echo import HOST
 from benchmarks.load import Shape, request_line
 from benchmarks.machine import usable_cores
-from benchmarks.peers.computing import LOOPS, WHO, compute
+from benchmarks.peers.computing import LOOPS, WHO, turns_in
 from benchmarks.processes import PATIENCE, free_port
 
 NEEDS_LINELOAD = True
@@ -31,7 +30,7 @@ def contests(bench: Bench) -> list[Contest]:
         return []
     if len(usable_cores()) == 1:
         bench.left_out.append("scale: there is one core, on which two workers gain nothing")
-    loops = str(_loops())
+    loops = str(turns_in(SECONDS_OF_WORK))
     ports = {row: _serve(bench, row, loops) for row in (ONE, TWO)}
     return [throughput(bench, ports), spread(ports[TWO])]
 
@@ -95,15 +94,3 @@ def _who_answers(port: int, connections: int) -> list[int]:
             sock.sendall(b'{"cmdid":%d}\n' % WHO)
             found.append(json.loads(stack.enter_context(sock.makefile("rb")).readline())["result"])
     return found
-
-
-def _loops() -> int:
-    """How many turns of the handler's loop take two milliseconds here."""
-    turns = 1000
-    while True:
-        start = process_time()
-        compute(turns)
-        took = process_time() - start
-        if took > 0.05:
-            return max(1, int(turns * SECONDS_OF_WORK / took))
-        turns *= 2

@@ -5,6 +5,7 @@ one worker and two have the same to do.
 """
 
 import os
+from time import process_time
 from typing import Any
 
 import gtcp
@@ -21,6 +22,18 @@ def compute(turns: int) -> int:
     for each in range(turns):
         total += each * each
     return total
+
+
+def turns_in(seconds: float) -> int:
+    """How many turns of `compute` take so long here."""
+    turns = 1000
+    while True:
+        start = process_time()
+        compute(turns)
+        took = process_time() - start
+        if took > 0.05:
+            return max(1, int(turns * seconds / took))
+        turns *= 2
 
 
 server = gtcp.Server()

@@ -144,20 +144,20 @@ class Admission:
         limit = self._context.settings.max_connections_per_address
         if limit is not None and self._context.hosts[host_of(entrant.address)] > limit:
             busy = "too many connections from this address"
-            connection.reject(Rejection(OVERLOADED, busy))
+            self._strangers.warning("%s: %s; closing", entrant.address, busy)
+            connection.reject(Rejection(OVERLOADED, busy), logged=True)
         elif entrant.received:
             connection.take(entrant.received, monotonic())
 
     def _refuse(self, entrant: Entrant, refused: Refused, silently: bool = False) -> None:
         code, message = refused.args
-        if code != OVERLOADED:
-            self._strangers.warning("%s: %s; closing", entrant.address, message)
+        self._strangers.warning("%s: %s; closing", entrant.address, message)
         try:
             if silently or self._ended:
                 close_quietly(entrant.sock)
             else:
                 peer = entrant.peer()
                 connection = Connection(entrant.sock, entrant.address, self._context, peer)
-                connection.reject(Rejection(code, message), logged=code != OVERLOADED)
+                connection.reject(Rejection(code, message), logged=True)
         except OSError:
             close_quietly(entrant.sock)

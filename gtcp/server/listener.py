@@ -22,10 +22,7 @@ log = logging.getLogger(SERVER)
 
 Accepted = Callable[[socket.socket, Any], None]
 
-#: What accept() says when there is no room for another descriptor: worth waiting, not failing.
-NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-
-#: Seconds to wait before trying again.
+#: Seconds to wait before trying again, when accept() fails: most often there are no descriptors.
 PAUSE = 0.5
 
 #: Connections accepted per wake-up, where nobody else accepts.
@@ -143,8 +140,7 @@ class Listener:
         self._file_id = file_id(self.address.path)
         loop = get_hub().loop
         self._watcher = loop.io(sock.fileno(), READ)
-        self._pause = loop.timer(PAUSE)
-        self._turn = loop.timer(TURN)
+        self._timer = loop.timer(PAUSE)
         self._watcher.start(self._acceptable)
 
     @property
@@ -163,7 +159,7 @@ class Listener:
         """
         if self._shared and monotonic() - self._last < BURST_SECONDS:
             self._accept(AT_ONCE)
-        for watcher in (self._watcher, self._pause, self._turn):
+        for watcher in (self._watcher, self._timer):
             watcher.stop()
             watcher.close()
 
@@ -184,11 +180,8 @@ class Listener:
     def _acceptable(self) -> None:
         more = self._accept(self._share() if self._shared else AT_ONCE)
         if self._shared and more:
-            self._watcher.stop()
             # The longer the more it has: so who was late catches up.
-            self._turn.close()
-            self._turn = get_hub().loop.timer(TURN * (1 + min(self._burst, BURST) / 16))
-            self._turn.start(self._watcher.start, self._acceptable)
+            self._pause(TURN * (1 + min(self._burst, BURST) / 16))
 
     def _share(self) -> int:
         """How many to accept before the others get a turn: one, and more when it never ends.
@@ -212,15 +205,22 @@ class Listener:
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return False
         except OSError as exc:
-            if exc.errno not in NO_ROOM:
-                raise
-            self._wait_for_room(exc)
+            # Raised in the hub it would be the end of this watcher, and accept(2) has no lasting
+            # error: a firewall's EPERM, or what the network did, is about one connection.
+            self._try_later(exc)
             return False
         self._accepted(adopt(fd), address)
         return True
 
-    def _wait_for_room(self, exc: OSError) -> None:
+    def _try_later(self, exc: OSError) -> None:
         # In a greenlet of its own: a log handler may wait.
         spawn(log.error, "can't accept connections for now: %s", exc.strerror)
+        self._pause(PAUSE)
+
+    def _pause(self, seconds: float) -> None:
+        """Accept nothing for so long."""
         self._watcher.stop()
-        self._pause.start(self._watcher.start, self._acceptable)
+        # Made anew: one that has gone off would go off again at once, libev keeps what is left.
+        self._timer.close()
+        self._timer = get_hub().loop.timer(seconds)
+        self._timer.start(self._watcher.start, self._acceptable)

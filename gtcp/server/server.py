@@ -12,7 +12,6 @@ from time import monotonic
 from typing import Any, Final, TypeVar
 
 import gevent
-from gevent import get_hub
 from gevent.event import Event
 from greenlet import getcurrent
 
@@ -28,12 +27,11 @@ from gtcp.server.listener import Exposed, Listener, listen, refuse_exposed
 from gtcp.server.logger import SERVER
 from gtcp.server.settings import Settings, SettingsError
 from gtcp.server.socket_file import SocketFile
+from gtcp.server.sweeper import Sweeper
+from gtcp.server.throttled import Throttled
 from gtcp.sockets import tune
 
 log = logging.getLogger(SERVER)
-
-#: Seconds between two looks at connections that take too long.
-SWEEP_SECONDS = 0.5
 
 #: Refused connections that are told why at the same time; more are just closed.
 REFUSED = 100
@@ -119,7 +117,8 @@ class Server:
         self._context: Context | None = None
         self._listeners: list[Listener] = []
         self._own_listeners = True
-        self._sweeper: Any = None
+        self._strangers = Throttled(log)
+        self._sweeper: Sweeper | None = None
         self._done = Event()
 
     def __call__(self, *_args: object) -> Any:
@@ -211,8 +210,7 @@ class Server:
         # Several processes on one listener share better when each takes one at a time.
         shared = not self._own_listeners
         self._listeners = [Listener(each, self._accepted, shared=shared) for each in sockets]
-        self._sweeper = get_hub().loop.timer(SWEEP_SECONDS, SWEEP_SECONDS)
-        self._sweeper.start(self._sweep)
+        self._sweeper = Sweeper(self._context.connections)
 
     def stop(self, timeout: float | None = None) -> None:
         """Drain and stop: returns when nothing is in flight any more.
@@ -245,8 +243,8 @@ class Server:
         self._cut(context)
         if self._context is not context:  # another stop() was faster
             return
+        assert self._sweeper is not None
         self._sweeper.stop()
-        self._sweeper.close()
         context.runners.close()
         if context.runners.access is not None:
             context.runners.access.write()
@@ -359,12 +357,8 @@ class Server:
             sock.close()
             return
         if refusal:
-            connection.reject(Rejection(OVERLOADED, refusal))
-
-    def _sweep(self) -> None:
-        now = monotonic()
-        for connection in self.connections:
-            connection.sweep(now)
+            self._strangers.warning("%s: %s; closing", address, refusal)
+            connection.reject(Rejection(OVERLOADED, refusal), logged=True)
 
     def _wait_until_empty(self, context: Context, until: float) -> None:
         while context.busy and monotonic() < until:

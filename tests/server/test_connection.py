@@ -6,6 +6,7 @@ import os
 import re
 import socket
 import sys
+from contextlib import ExitStack
 from itertools import pairwise
 from time import monotonic
 
@@ -664,6 +665,22 @@ class TestIdle:
             assert line.ask(echo(1))["code"] == 0
             assert line.rest() == [{"code": 503, "message": "going away"}]
             eventually(lambda: not running.server.connections)
+
+    def test_connections_that_came_together_do_not_go_together(self):
+        server = serving(basic_commands(), idle_timeout=100.0)
+        with server as running, ExitStack() as stack:
+            for _ in range(50):
+                assert stack.enter_context(running.line()).ask(echo(1))["code"] == 0
+
+            def leaving(seconds):
+                now = monotonic() + seconds
+                for each in running.server.connections:
+                    each.sweep(now)
+                return sum(each.leaving for each in running.server.connections)
+
+            gone = [running.run(leaving, seconds) for seconds in (89, 100, 111)]
+            assert (gone[0], gone[2]) == (0, 50)
+            assert 0 < gone[1] < 50
 
     def test_time_of_a_call_does_not_count(self):
         commands, gate = gtcp.Commands(), Gate()

@@ -11,6 +11,7 @@ import gtcp
 from gtcp.address import parse
 from gtcp.server import listener as module
 from gtcp.server.listener import listen
+from gtcp.sockets import System
 from tests.helpers import Line, eventually, serving
 
 
@@ -119,6 +120,22 @@ class TestListener:
             client.settimeout(20)
             assert client.recv(1024) == b'{"code":0,"result":"pong"}\n'
             client.close()
+
+    def test_goes_on_after_any_error_of_accept(self, running, monkeypatch, caplog):
+        monkeypatch.setattr(module, "PAUSE", 0.01)
+        left = [errno.EPERM, errno.EPROTO, errno.ENETDOWN]
+
+        def accept_or_fail(sock):
+            if left:
+                raise OSError(left[0], os.strerror(left.pop(0)))
+            return accept(sock)
+
+        accept = System._accept
+        monkeypatch.setattr(System, "_accept", accept_or_fail)
+        with running.line() as line:
+            assert line.ask({"cmdid": 0})["result"] == "pong"
+        for expected in (errno.EPERM, errno.EPROTO, errno.ENETDOWN):
+            assert f"can't accept connections for now: {os.strerror(expected)}" in caplog.text
 
     def test_takes_many_connections_at_once(self, running):
         lines = [running.line() for _ in range(150)]
