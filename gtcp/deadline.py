@@ -36,6 +36,8 @@ _narrowed: contextvars.ContextVar[float | None] = contextvars.ContextVar("gtcp_d
 class Carrier(greenlet):
     """A greenlet that runs requests; calls made in it inherit the running one's deadline."""
 
+    __slots__ = ()
+
     def running_deadline(self) -> float | None:
         """The deadline of the request that runs in this greenlet, if it has one."""
         raise NotImplementedError

@@ -50,6 +50,7 @@ from gtcp.protocol import (
 from gtcp.server.accesslog import AccessLog
 from gtcp.server.handler import Command, Item, Rejection, Table, encode_safely, is_cancel
 from gtcp.server.logger import SERVER, escape
+from gtcp.server.ready import SLICE_SECONDS
 from gtcp.server.runner import Runner, Runners, Work, overloaded, report
 from gtcp.server.throttled import Throttled
 from gtcp.sockets import WRITE, peer_of
@@ -160,6 +161,7 @@ class Connection:
         "_fd",
         "_flushing",
         "_begun",
+        "_going_on",
         "_goodbye",
         "_half_closed",
         "_held",
@@ -221,6 +223,7 @@ class Connection:
         self._closed = False
         self._lingering = False
         self._turning_away = False  # requests with an id are still told that they don't run
+        self._going_on = False
         self._held = b""  # lines that were received and have to wait
         self._paused: Any = None  # the runner that waits until the peer takes replies
         self._linger_seconds = GOODBYE_SECONDS
@@ -302,13 +305,28 @@ class Connection:
 
     def _go_on(self) -> None:
         """Serve what is held, piece by piece, as long as replies are taken and few wait."""
+        until = monotonic() + SLICE_SECONDS
         while self._held and not self.leaving and self.stalled is None and not self._crowded():
+            if monotonic() >= until:
+                self._go_on_later()
+                break
             end = self._held.find(b"\n", PIECE_BYTES) + 1 or len(self._held)
             piece, self._held = self._held[:end], self._held[end:]
             self._serve(piece, self.active)
         if self.buffer.overflow and not self._held and not self.leaving:
             self._overflowed()
         self.read_on_or_not()
+
+    def _go_on_later(self) -> None:
+        """In the next turn of the loop: others are served before."""
+        if not self._going_on:
+            self._going_on = True
+            self._runners.ready.later(self._go_on_now)
+
+    def _go_on_now(self) -> None:
+        self._going_on = False
+        if not self._closed and self._paused is None:
+            self._go_on()
 
     def _overflowed(self) -> None:
         limit = self._context.settings.max_line_bytes
@@ -411,7 +429,8 @@ class Connection:
         line = encode_lines([rejection.reply])
         if rejection.fatal:
             if not logged:
-                spawn(log.warning, "%s: %s; closing", self.address, rejection.reply.message)
+                reason = rejection.reply.message
+                self._context.strangers.warning("%s: %s; closing", self.address, reason)
             self._leave(line, REFUSED_SECONDS)
         elif rejection.reply_wanted:
             self._queue(line)
@@ -600,7 +619,7 @@ class Connection:
         """Look for what takes too long; called about once a second, so that nothing else is."""
         settings = self._context.settings
         if _over(self.stalled, settings.write_timeout, now):
-            spawn(log.warning, "%s: takes no replies; closing", self.address)
+            self._context.strangers.warning("%s: takes no replies; closing", self.address)
             self.close()
         elif self.line_begun:
             # While it is not read from, the peer can't be blamed.

@@ -2,44 +2,72 @@
 
 All of them are in one epoll, whose own descriptor the event loop watches. So a wake-up is one
 callback, however many connections are ready: all are read, then a runner serves one after the
-other. A watcher for each would be a callback and two greenlet switches for each, and reading
-and serving in turns would throw each other's code out of the processor's caches.
+other, which is a turn. A watcher for each would be a callback and two greenlet switches for
+each, and reading and serving by turns would throw each other's code out of the processor's caches.
+
+Handlers that compute make long turns. A turn is cut into slices, between which the loop goes round,
+so that timers are on time. Nothing more is read meanwhile: it waits in the kernel, and when it
+came is not known. It is taken to have come when it was last certain that nothing had, so that a
+request which may be late is not run (and under load, all but in vain).
 
 Where the system has no epoll, each connection has a watcher after all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from gevent import get_hub
 
 from gtcp.sockets import READ, original
 
 if TYPE_CHECKING:
     from gtcp.server.connection import Connection
+
 epoll: Any = original("select", "epoll")
 
-#: Connections served in one turn: others, timers and signals wait for so many at most.
+#: Connections served in one turn.
 AT_ONCE = 64
 
 #: How much is read at once: one connection holds up the others by this much at most.
 RECV_BYTES = 65536
 
+#: Seconds of a slice: others, timers and signals wait for so long, and a handler.
+SLICE_SECONDS = 0.005
+
+#: Seconds after which the loop has slept, not just looked: what woke it has come this moment.
+SLEPT = 0.0005
+
 #: A connection and what it has received.
 Arrival = tuple["Connection", bytes]
 
 
-Serve = Callable[[list[Arrival], float], None]
+class Turn(msgspec.Struct, gc=False):
+    """What has been read at once.
+
+    Attributes:
+        arrivals: what no runner has taken yet; shared by the runners that follow one another.
+        arrived: when it came, or before; monotonic seconds.
+        until: when the slice ends, monotonic seconds.
+    """
+
+    arrivals: Iterator[Arrival]
+    arrived: float
+    until: float = 0.0
+
+
+#: Called in the hub to serve a turn; False when its slice has ended and something is left.
+Serve = Callable[[Turn], bool]
 
 
 class Ready:
     """The connections that are read from. Belongs to one hub.
 
     Args:
-        serve: called in the hub with what has come, and when: monotonic seconds.
+        serve: serves what they have received.
 
     Attributes:
         connections: those that are read from, by descriptor.
@@ -48,6 +76,19 @@ class Ready:
     def __init__(self, serve: Serve) -> None:
         self.connections: dict[int, Connection] = {}
         self._serve = serve
+        self._turn: Turn | None = None
+        self._more = False  # whether some that were found ready have not been read
+        self._looks = self._looked = self._all_read = monotonic()
+        self._later: list[Callable[[], None]] = []
+        hub: Any = get_hub()
+        self._loop = hub.loop
+        # Not `run_callback`: of those gevent runs fifty in a row before the loop goes round.
+        self._round = self._loop.timer(0)
+        # Next to the look on both sides: behind gevent's callbacks, before all other watchers.
+        self._before_look = self._loop.prepare(ref=False, priority=self._loop.MINPRI)
+        self._before_look.start(self._note_before_look)
+        self._after_look = self._loop.check(ref=False, priority=self._loop.MAXPRI)
+        self._after_look.start(self._note_after_look)
 
     def add(self, fd: int, connection: Connection) -> None:
         """Read from this connection from now on."""
@@ -57,10 +98,40 @@ class Ready:
         """Read from it no more, if it is read from; call it before the descriptor is closed."""
         self.connections.pop(fd, None)
 
-    def close(self) -> None:
-        """Watch nothing any more."""
+    def later(self, function: Callable[[], None]) -> None:
+        """Call this when the loop has gone round, so that others have had their turn."""
+        self._later.append(function)
+        if not self._round.active:
+            self._round.start(self._call_later)
 
-    def _turn(self, ready: Iterable[tuple[int, int]]) -> None:
+    def close(self) -> None:
+        """Read and serve nothing any more."""
+        self._turn = None
+        self._later.clear()
+        for watcher in (self._before_look, self._after_look, self._round):
+            watcher.stop()
+            watcher.close()
+
+    def _call_later(self) -> None:
+        functions, self._later = self._later, []
+        for function in functions:
+            function()
+
+    def _note_before_look(self) -> None:
+        """The loop is about to look for what is ready, and sleeps while nothing is."""
+        self._looks = monotonic()
+
+    def _note_after_look(self) -> None:
+        """What is ready now has come after the last look, if all was read that that one found."""
+        before, self._looked = self._looked, monotonic()
+        if self._looked - self._looks > SLEPT:  # nothing was: it has come this moment
+            self._all_read = self._looked
+        elif not self._more:
+            self._all_read = before
+        self._more = self._turn is not None
+
+    def _read(self, ready: list[tuple[int, int]]) -> None:
+        """Read from these connections, and begin a turn."""
         arrivals: list[Arrival] = []
         for fd, _events in ready:
             connection = self.connections[fd]
@@ -72,7 +143,19 @@ class Ready:
                 connection.close()
             else:
                 arrivals.append((connection, data))
-        self._serve(arrivals, monotonic())
+        self._more = self._more or len(ready) >= AT_ONCE
+        self._turn = Turn(iter(arrivals), self._all_read)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        turn = self._turn
+        if turn is None:  # closed meanwhile
+            return
+        turn.until = monotonic() + SLICE_SECONDS
+        if self._serve(turn):
+            self._turn = None
+        else:
+            self.later(self._go_on)
 
 
 class _Epoll(Ready):
@@ -81,7 +164,7 @@ class _Epoll(Ready):
     def __init__(self, serve: Serve) -> None:
         super().__init__(serve)
         self._epoll: Any = epoll()
-        self._watcher = get_hub().loop.io(self._epoll.fileno(), READ)
+        self._watcher = self._loop.io(self._epoll.fileno(), READ)
         self._watcher.start(self._wake)
 
     def add(self, fd: int, connection: Connection) -> None:
@@ -94,12 +177,14 @@ class _Epoll(Ready):
             self._epoll.unregister(fd)
 
     def close(self) -> None:
+        super().close()
         self._watcher.stop()
         self._watcher.close()
         self._epoll.close()
 
     def _wake(self) -> None:
-        self._turn(self._epoll.poll(0, AT_ONCE))
+        if self._turn is None:
+            self._read(self._epoll.poll(0, AT_ONCE))
 
 
 class _Watchers(Ready):
@@ -111,8 +196,8 @@ class _Watchers(Ready):
 
     def add(self, fd: int, connection: Connection) -> None:
         super().add(fd, connection)
-        watcher = self._watchers[fd] = get_hub().loop.io(fd, READ)
-        watcher.start(self._turn, ((fd, READ),))
+        watcher = self._watchers[fd] = self._loop.io(fd, READ)
+        watcher.start(self._wake, fd)
 
     def remove(self, fd: int) -> None:
         if fd in self.connections:
@@ -120,6 +205,12 @@ class _Watchers(Ready):
             watcher = self._watchers.pop(fd)
             watcher.stop()
             watcher.close()
+
+    def _wake(self, fd: int) -> None:
+        if self._turn is None and monotonic() < self._looked + SLICE_SECONDS:
+            self._read([(fd, READ)])
+        else:
+            self._more = True
 
 
 def make_ready(serve: Serve) -> Ready:

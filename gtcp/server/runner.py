@@ -21,9 +21,8 @@ from collections.abc import Iterator, Sequence
 from math import inf
 from operator import length_hint
 from time import monotonic
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, cast, final
 
-import msgspec
 from gevent import GreenletExit, get_hub, spawn
 from greenlet import greenlet
 
@@ -42,7 +41,7 @@ from gtcp.protocol import (
 from gtcp.server.accesslog import AccessLog
 from gtcp.server.handler import RETRY_AFTER, Item, Rejection, Table, checked, failure, overtakes
 from gtcp.server.logger import SERVER
-from gtcp.server.ready import Arrival, make_ready
+from gtcp.server.ready import Arrival, Turn, make_ready
 
 if TYPE_CHECKING:
     from gtcp.server.connection import Connection
@@ -114,18 +113,6 @@ class Work(Batch, gc=False):
         return Batch(self.peer, self.line_of(request) + b"\n", self.arrived)
 
 
-class Turn(msgspec.Struct, gc=False):
-    """What has come in one wake-up.
-
-    Attributes:
-        arrivals: what no runner has taken yet; shared by the runners that follow one another.
-        arrived: when, monotonic seconds.
-    """
-
-    arrivals: Iterator[Arrival]
-    arrived: float
-
-
 Job = Work | Turn
 
 
@@ -142,6 +129,19 @@ class Runner(Carrier):
         deadline: when the request in flight is to be stopped, monotonic seconds, or None.
         began: when its handler blocked, or had its turn after others; monotonic seconds.
     """
+
+    # For each request they are looked at several times: in a greenlet's dict that costs a lot.
+    __slots__ = (
+        "_hub",
+        "_runners",
+        "_stopped",
+        "began",
+        "deadline",
+        "detached",
+        "request",
+        "returned",
+        "work",
+    )
 
     def __init__(self, runners: Runners) -> None:
         self._hub: Any = get_hub()
@@ -187,7 +187,7 @@ class Runner(Carrier):
         """
         hub, give_to = self._hub, greenlet.switch
         while True:
-            left: Arrival | None = None
+            left: Arrival | Turn | None = None
             try:
                 if job is None:
                     pass
@@ -213,17 +213,18 @@ class Runner(Carrier):
                 # A gevent.Timeout or a kill() that some handler left behind went off too late.
                 spawn(log.warning, "a handler left a %s behind", type(exc).__name__)
 
-    def _turn(self, turn: Turn) -> Arrival | None:
+    def _turn(self, turn: Turn) -> Arrival | Turn | None:
         """Serve what has come, as long as nothing needs a closer look.
 
         Returns:
-            What does, for the hub to see to; it then comes back with the rest. None at the
-            end, or when the hub went on without this runner.
+            What does, for the hub to see to; it then comes back with the rest. The turn, when
+            its slice has ended. None at the end, or when the hub went on without this runner.
         """
         runners, arrived = self._runners, turn.arrived
         read_one = runners.table.read_one
         for arrival in turn.arrivals:
             connection, data = arrival
+            now = monotonic()
             if (
                 connection.ordered is not None
                 or connection.leaving
@@ -234,7 +235,7 @@ class Runner(Carrier):
                 return arrival
             request = read_one(data)
             if request is not None:
-                self._alone(connection, request, Batch(connection, data, arrived))
+                self._alone(connection, request, Batch(connection, data, arrived), now)
             else:
                 work = connection.batch(data, arrived)
                 if work is None:
@@ -242,16 +243,20 @@ class Runner(Carrier):
                 self._together(connection, work)
             if self.detached:
                 return None
+            if now >= turn.until:
+                return turn
         return None
 
-    def _alone(self, connection: Connection, request: Request[Any], batch: Batch) -> None:
+    def _alone(
+        self, connection: Connection, request: Request[Any], batch: Batch, now: float
+    ) -> None:
         """Answer a request that came alone."""
         connection.handled += 1
         connection.active = batch.arrived
         request._batch = batch
         self.request = request
         timeout = request.timeout
-        if timeout is not None and monotonic() >= batch.arrived + timeout / 1000:
+        if timeout is not None and now >= batch.arrived + timeout / 1000:
             reply: Success | Failure = late(request)
         else:
             try:
@@ -280,7 +285,7 @@ class Runner(Carrier):
     # One function, since a frame more per request can be measured.
     def _quickly(self, work: Work) -> None:
         add, arrived, access = work.replies.append, work.arrived, self._runners.access
-        sizes, started = work.sizes(), arrived
+        sizes = iter(()) if access is None else work.sizes()
         for request in work.pending:
             request._batch = work
             timeout = request.timeout
@@ -296,16 +301,16 @@ class Runner(Carrier):
                 if self.detached:
                     self._late_reply(request, reply)
                     return
-            line = b""
-            if not request.oneway:
+            if request.oneway:
+                line = b""
+            else:
                 try:  # now: a handler may go on to change what it returned
                     line = encode(reply)
                 except BaseException:  # the result may hold objects whose code raises anything
                     line = work.peer.encode_anyhow(reply, request)
                 add(line)
             if access is not None:
-                access.note(request, reply, started, next(sizes), len(line) + bool(line))
-                started = monotonic()
+                access.note(request, reply, arrived, next(sizes), len(line) + bool(line))
 
     def _late_reply(self, request: Request[Any], reply: Success | Failure) -> None:
         """Answer a request whose handler blocked before it returned."""
@@ -488,15 +493,17 @@ class Runners:
             or len(self.in_flight) >= self._max
         )
 
-    def serve(self, arrivals: list[Arrival], arrived: float) -> None:
+    def serve(self, turn: Turn) -> bool:
         """Serve what has come: returns when every handler has returned or blocked.
 
         In the hub only, as ``run_batch``.
+
+        Returns:
+            False when the turn's slice has ended, and something may be left.
         """
-        turn = Turn(iter(arrivals), arrived)
         while True:
             runner = self._idle.pop() if self._idle else Runner(self)
-            left: Arrival | None = runner.switch(turn)
+            left: Arrival | Turn | None = runner.switch(turn)
             work, request = runner.work, runner.request
             if work is not None:
                 self._blocked(runner, work)
@@ -508,9 +515,11 @@ class Runners:
             else:
                 self._idle.append(runner)
                 if left is None:
-                    return
-                connection, data = left
-                connection.take(data, arrived)
+                    return True
+                if left is turn:
+                    return False
+                connection, data = cast("Arrival", left)
+                connection.take(data, turn.arrived)
 
     def run_batch(self, work: Work) -> None:
         """Run a batch: returns when every handler has returned or blocked."""

@@ -113,3 +113,12 @@ def test_a_request_whose_deadline_would_pass_before_its_turn_is_refused() -> Non
         assert replies[2]["message"] == "its deadline would pass before its turn"
         assert replies[2]["data"]["retry_after"] > 0.02
         assert ran == [0, 1, 2, 3, 4, 5, 6, 8]
+
+
+def test_who_sends_garbage_again_and_again_gets_few_lines_in_the_log(caplog):
+    with serving(gtcp.Commands()) as running:
+        for _ in range(100):
+            with running.line() as line:
+                line.send(b"garbage\n")
+                assert [each["code"] for each in line.rest()] == [400]
+    assert len(caplog.records) < 50

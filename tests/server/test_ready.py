@@ -3,7 +3,9 @@
 import socket
 import struct
 import time
+from contextlib import ExitStack
 
+import gevent
 import pytest
 
 import gtcp
@@ -110,3 +112,82 @@ def test_a_request_whose_deadline_passed_behind_another_connections_handler_is_l
     # In which order they are served within the turn, the system says.
     assert codes[0] == 0
     assert set(codes[1:]) <= {0, 408}
+
+
+def compute(seconds):
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        pass
+
+
+def test_timers_are_on_time_while_many_handlers_compute(commands):
+    ticks = []
+
+    @commands.handler(3)
+    def computing(request):
+        compute(0.02)
+        return len(ticks)
+
+    def tick():
+        while True:
+            ticks.append(None)
+            gevent.sleep(0.001)
+
+    with serving(commands) as running, ExitStack() as stack:
+        lines = [stack.enter_context(running.line()) for _ in range(20)]
+        busy = stack.enter_context(running.line())
+        ticking = running.run(gevent.spawn, tick)
+        busy.send({"cmdid": 2})
+        for line in lines:
+            line.send({"cmdid": 3})
+        seen = [line.reply()["result"] for line in lines]
+        running.run(ticking.kill)
+    assert len(set(seen)) > 2  # a slice ends one handler late
+
+
+def test_what_waited_in_its_socket_beyond_its_deadline_is_not_run(commands):
+    ran = []
+
+    @commands.handler(3)
+    def computing(request):
+        ran.append(1)
+        compute(0.02)
+
+    with serving(commands) as running, ExitStack() as stack:
+        lines = [stack.enter_context(running.line()) for _ in range(50)]
+        busy = stack.enter_context(running.line())
+        assert [line.ask(PING)["code"] for line in lines] == [0] * 50
+        busy.send({"cmdid": 2})
+        for line in lines:
+            line.send({"cmdid": 3, "timeout": 200})
+        replies = [line.reply() for line in lines]
+    refused = [each for each in replies if each["code"] == 408]
+    assert all(each["data"] == {"executed": "no"} for each in refused)
+    assert len(ran) == 50 - len(refused) < 25
+
+
+@pytest.mark.parametrize("anew", [True, False])
+def test_what_comes_after_a_long_silence_is_not_taken_for_late(commands, anew):
+    with serving(commands) as running, ExitStack() as stack:
+        line = stack.enter_context(running.line())
+        assert line.ask(PING)["code"] == 0
+        time.sleep(0.4)
+        if anew:
+            line = stack.enter_context(running.line())
+        assert line.ask(number(1) | {"timeout": 200})["code"] == 0
+
+
+def test_what_comes_while_a_blocked_handler_computes_has_waited(commands):
+    """The loop is busy, though no turn is being served."""
+
+    @commands.handler(3)
+    def wakes_up(request):
+        gevent.sleep(0.05)
+        compute(0.3)
+
+    with serving(commands) as running, running.line() as one, running.line() as other:
+        assert other.ask(PING)["code"] == 0
+        one.send({"cmdid": 3})
+        time.sleep(0.1)
+        assert other.ask(number(1) | {"timeout": 50})["code"] == 408
+        assert one.reply()["code"] == 0
