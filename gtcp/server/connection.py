@@ -687,6 +687,7 @@ class Connection:
             request = runner.request
             if request is not None and not request._command.run_to_end and which(request):
                 # Not at once: this may be running in a greenlet that must not be left.
+                runner.ending = True
                 get_hub().loop.run_callback(runner.stop, request, "the caller has gone")
 
 

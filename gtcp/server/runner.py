@@ -127,6 +127,7 @@ class Runner(Carrier):
         returned: whether the handler in flight has returned: what follows (its reply, log
             lines) may wait too, but is not stopped any more.
         deadline: when the request in flight is to be stopped, monotonic seconds, or None.
+        ending: whether it has been decided that the request in flight is to be stopped.
         began: when its handler blocked, or had its turn after others; monotonic seconds.
     """
 
@@ -138,6 +139,7 @@ class Runner(Carrier):
         "began",
         "deadline",
         "detached",
+        "ending",
         "request",
         "returned",
         "work",
@@ -152,6 +154,7 @@ class Runner(Carrier):
         self.request: Request[Any] | None = None
         self.detached = False
         self.returned = False
+        self.ending = False
         self.deadline: float | None = None
         self.began = 0.0
 
@@ -163,6 +166,11 @@ class Runner(Carrier):
                 return None
             request = self.work.current()
         return None if request._command.run_to_end else request.deadline
+
+    def is_to_end(self, now: float) -> bool:
+        """Whether the request in flight is stopped, or about to be."""
+        late = self.deadline is not None and self.deadline <= now
+        return late or self.ending or self._stopped is not None
 
     def stop(self, request: Request[Any] | None, why: str) -> None:
         """Cancel this request at the wait its handler is in; called in the hub.
@@ -487,11 +495,18 @@ class Runners:
         self.ready = make_ready(self.serve)
 
     def full(self, connection: Connection) -> bool:
-        """Whether another call of this connection would be one too many."""
-        return (
-            len(connection.in_flight) >= self._max_per_connection
-            or len(self.in_flight) >= self._max
-        )
+        """Whether another call of this connection would be one too many.
+
+        On its connection a call does not count any more once it is to be stopped: its caller
+        may use its place. In the process it counts until it has cleaned up.
+        """
+        if len(self.in_flight) >= self._max:
+            return True
+        limit = self._max_per_connection
+        if len(connection.in_flight) < limit:
+            return False
+        now = monotonic()
+        return sum(not runner.is_to_end(now) for runner in connection.in_flight) >= limit
 
     def serve(self, turn: Turn) -> bool:
         """Serve what has come: returns when every handler has returned or blocked.
@@ -551,6 +566,7 @@ class Runners:
         runner.request = request
         runner.began = monotonic()
         runner._stopped = None
+        runner.ending = False
         runner.deadline = None if request._command.run_to_end else request.deadline
         self.in_flight.add(runner)
         self._count()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import gevent
 import msgspec
 import pytest
@@ -122,3 +124,64 @@ def test_who_sends_garbage_again_and_again_gets_few_lines_in_the_log(caplog):
                 line.send(b"garbage\n")
                 assert [each["code"] for each in line.rest()] == [400]
     assert len(caplog.records) < 50
+
+
+class TestCallsThatEnd:
+    """Those about to end do not count as in flight on their connection."""
+
+    def commands(self):
+        commands = gtcp.Commands()
+
+        @commands.handler(1)
+        def cleans_up_slowly(request):
+            try:
+                gevent.sleep(30)
+            finally:
+                gevent.sleep(0.3)
+
+        @commands.handler(2)
+        def naps(request):
+            gevent.sleep(0.01)
+
+        return commands
+
+    def test_when_they_were_cancelled_in_the_same_breath(self):
+        limit = 20
+        with (
+            serving(self.commands(), max_in_flight_per_connection=limit) as running,
+            running.line() as line,
+        ):
+            line.send(*[{"cmdid": 1, "id": n} for n in range(limit)])
+            eventually(lambda: running.server.in_flight == limit)
+            cancel = [
+                {"cmdid": 0, "oneway": True, "params": {"op": "cancel", "id": n}}
+                for n in range(limit)
+            ]
+            line.send(*cancel, *[{"cmdid": 2, "id": 100 + n} for n in range(limit)])
+            replies = line.replies(2 * limit)
+        codes = {each["id"]: each["code"] for each in replies}
+        assert [codes[100 + n] for n in range(limit)] == [0] * limit
+
+    def test_when_their_deadline_has_passed(self):
+        limit = 20
+        with (
+            serving(self.commands(), max_in_flight_per_connection=limit) as running,
+            running.line() as line,
+        ):
+            line.send(*[{"cmdid": 1, "id": n, "timeout": 50} for n in range(limit)])
+            eventually(lambda: running.server.in_flight == limit)
+            time.sleep(0.06)
+            line.send(*[{"cmdid": 2, "id": 100 + n} for n in range(limit)])
+            codes = {each["id"]: each["code"] for each in line.replies(2 * limit)}
+        assert [codes[100 + n] for n in range(limit)] == [0] * limit
+        assert [codes[n] for n in range(limit)] == [408] * limit
+
+    def test_but_count_in_the_process_until_they_have_ended(self):
+        with (
+            serving(self.commands(), max_in_flight=5) as running,
+            running.line() as line,
+        ):
+            line.send(*[{"cmdid": 1, "id": n, "timeout": 50} for n in range(5)])
+            eventually(lambda: running.server.in_flight == 5)
+            time.sleep(0.06)
+            assert line.ask({"cmdid": 2, "id": 100})["code"] == 429
