@@ -81,6 +81,11 @@ class Admission:
         for _, (entrant, _host) in late:
             close_quietly(entrant.sock)
 
+    def abandon(self) -> None:
+        """In a forked child: close the copies of those who are about to come."""
+        self._ended = True
+        gevent.killall(list(self._entering), block=False)
+
     def _wait_for(self, entrant: Entrant, handshake: Handshake, host: str | None) -> None:
         greenlet = gevent.Greenlet(self._run, entrant, handshake)
         self._entering[greenlet] = entrant, host

@@ -53,7 +53,7 @@ from gtcp.server.logger import SERVER, escape
 from gtcp.server.ready import SLICE_SECONDS
 from gtcp.server.runner import Runner, Runners, Work, overloaded, report
 from gtcp.server.throttled import Throttled
-from gtcp.sockets import WRITE, peer_of
+from gtcp.sockets import WRITE, close_quietly, peer_of
 
 if TYPE_CHECKING:
     from gtcp.identity import Peer
@@ -609,6 +609,15 @@ class Connection:
         self._wake()
         self._context.gone(self)
         self._stop_calls(lambda _request: True)
+
+    def abandon(self) -> None:
+        """In a forked child: close the copy of the descriptor without a word to the peer."""
+        self._closed = self.leaving = True
+        for watcher in (self._writer, self._timer):
+            if watcher is not None:
+                watcher.stop()
+                watcher.close()
+        close_quietly(self._sock)
 
     def one_less(self) -> None:
         """A call of this connection has ended; called by its runner."""

@@ -16,7 +16,7 @@ from gevent import get_hub, spawn
 from gtcp.address import Address, of_peer
 from gtcp.server.logger import SERVER
 from gtcp.server.socket_file import SocketFile, file_id
-from gtcp.sockets import READ, System, adopt, encoded
+from gtcp.sockets import READ, System, adopt, close_quietly, encoded
 
 log = logging.getLogger(SERVER)
 
@@ -159,6 +159,14 @@ class Listener:
         """
         if self._shared and monotonic() - self._last < BURST_SECONDS:
             self._accept(AT_ONCE)
+        self._stop_watching()
+
+    def abandon(self) -> None:
+        """In a forked child: accept nothing, and close the copy of the descriptor."""
+        self._stop_watching()
+        close_quietly(self._sock)
+
+    def _stop_watching(self) -> None:
         for watcher in (self._watcher, self._timer):
             watcher.stop()
             watcher.close()

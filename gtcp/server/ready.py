@@ -112,6 +112,11 @@ class Ready:
             watcher.stop()
             watcher.close()
 
+    def abandon(self) -> None:
+        """In a forked child: close what is the parent's, which goes on with it."""
+        self.connections.clear()
+        self.close()
+
     def _call_later(self) -> None:
         functions, self._later = self._later, []
         for function in functions:

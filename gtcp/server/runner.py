@@ -487,6 +487,7 @@ class Runners:
         self._max = inf if max_in_flight is None else max_in_flight
         self._max_per_connection = inf if max_per_connection is None else max_per_connection
         self._idle: list[Runner] = []
+        self._closed = False
         self._alarm = Alarm(self._expire)
         self.in_flight: set[Runner] = set()
         self.access = access
@@ -585,8 +586,8 @@ class Runners:
         self.quick = len(self.in_flight) < self._max
 
     def keep(self, runner: Runner) -> bool:
-        """Take back a runner that went its own way; False when there are enough."""
-        if len(self._idle) >= MAX_IDLE:
+        """Take back a runner that went its own way; False when it is not needed any more."""
+        if self._closed or len(self._idle) >= MAX_IDLE:
             return False
         self._idle.append(runner)
         return True
@@ -602,10 +603,19 @@ class Runners:
             get_hub().loop.run_callback(runner.stop, runner.request, "the server stops")
 
     def close(self) -> None:
-        """Let the idle runners end."""
+        """End the idle runners; one whose handler is still in flight ends after it."""
         self._alarm.stop()
         self.ready.close()
-        self._idle.clear()
+        self._closed = True
+        idle, self._idle = self._idle, []
+        for runner in idle:
+            # By itself it would never end: its own stack, which nobody looks into, refers to it.
+            get_hub().loop.run_callback(runner.throw, GreenletExit)
+
+    def abandon(self) -> None:
+        """In a forked child: run nothing more."""
+        self._alarm.stop()
+        self.ready.abandon()
 
     def _expire(self, now: float) -> float | None:
         following = None

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import threading
+import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator
 from time import monotonic
 from typing import Any, Final, TypeVar
@@ -120,6 +121,7 @@ class Server:
         self._strangers = Throttled(log)
         self._sweeper: Sweeper | None = None
         self._done = Event()
+        _in_this_process.add(self)
 
     def __call__(self, *_args: object) -> Any:
         """Not a WSGI application, though gunicorn insists that it can be called.
@@ -172,6 +174,11 @@ class Server:
     def handled(self) -> int:
         """Requests taken since it was started."""
         return self._context.handled if self._context else 0
+
+    @property
+    def started(self) -> bool:
+        """Whether it serves, or drains."""
+        return self._context is not None
 
     @property
     def has_secret(self) -> bool:
@@ -230,6 +237,7 @@ class Server:
             raise RuntimeError("a handler can't wait for the drain: gevent.spawn(server.stop)")
         context = self._context
         if context is None:
+            self._done.set()  # for the copy of serve_forever() in a forked child
             return
         limit = self.settings.graceful_timeout if timeout is None else timeout
         listeners, self._listeners = self._listeners, []
@@ -250,6 +258,26 @@ class Server:
             context.runners.access.write()
         self._context = None
         self._done.set()
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: serve nobody. Listeners and connections are the parent's.
+
+        Called by itself after ``os.fork``. What the child's copies of the handlers in flight
+        would answer goes nowhere.
+        """
+        context, self._context = self._context, None
+        if context is None:
+            return
+        context.runners.abandon()
+        listeners, self._listeners = self._listeners, []
+        for listener in listeners:
+            listener.abandon()
+        for connection in context.connections:
+            connection.abandon()
+        if self._admission is not None:
+            self._admission.abandon()
+        if self._sweeper is not None:
+            self._sweeper.stop()
 
     def reload(self) -> None:
         """Read certificates and secrets anew, for those who connect from now on.
@@ -370,3 +398,18 @@ class Server:
             connection.cut()
         context.runners.stop_all()
         self._wait_until_empty(context, monotonic() + CUT_SECONDS)
+
+
+# The one mutable thing at module level: a fork has to find every server.
+_in_this_process: weakref.WeakSet[Server] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    started = [server for server in _in_this_process if server.started]
+    for server in started:
+        server.leave_to_parent()
+    if started:
+        gevent.reinit()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,5 +1,6 @@
 """Starting, listening, draining, and what a server tells about its connections."""
 
+import gc
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import pytest
 
 import gtcp
 from gtcp.address import of_peer
+from gtcp.server.runner import Runner
 from tests.helpers import Gate, Line, eventually, process, serving
 
 GOODBYE = {"code": 503, "message": "going away"}
@@ -434,3 +436,26 @@ def test_a_line_of_json_is_all_a_client_needs():
         line.finish()
         assert json.loads(line.line()) == {"code": 0, "result": "hi"}
         assert line.at_end()
+
+
+def test_a_server_that_is_started_and_stopped_leaves_nothing_behind():
+    commands = gtcp.Commands()
+    commands.handler(1)(lambda request: gevent.sleep(0.001))
+
+    def serve_a_while():
+        server = gtcp.Server(gtcp.Settings(port=0))
+        server.include(commands)
+        server.start()
+        with gtcp.Client(server.addresses[0]) as client:
+            gevent.joinall([gevent.spawn(client.call, 1) for _ in range(10)], raise_error=True)
+        server.stop()
+        gevent.sleep(0)
+
+    def count():
+        gc.collect()
+        return sum(isinstance(each, Runner) and not each.dead for each in gc.get_objects())
+
+    before = count()
+    for _ in range(3):
+        serve_a_while()
+    assert count() == before
