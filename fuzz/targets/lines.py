@@ -13,7 +13,7 @@ from fuzz.app import commands
 from fuzz.inputs import Input, seed
 from fuzz.watch import watched
 from gtcp.protocol import LineBuffer, Request
-from gtcp.server.handler import Item, Rejection
+from gtcp.server.table import Item, Rejection
 
 DEPTH = 8
 TABLE = commands([]).table(DEPTH)

@@ -21,7 +21,7 @@ from fuzz.targets.lines import SEEDS as LINES
 from fuzz.watch import turn, until, watched
 from gtcp.protocol import OVERLOADED, WRONG_PARAMS, LineBuffer, Request
 from gtcp.server.connection import Connection, Context
-from gtcp.server.handler import Item, Rejection
+from gtcp.server.table import Item, Rejection
 
 __all__ = ["SEEDS", "TOKENS", "run"]
 

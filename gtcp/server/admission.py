@@ -20,10 +20,10 @@ from greenlet import getcurrent
 from gtcp.address import host_of
 from gtcp.protocol import OVERLOADED
 from gtcp.server.connection import Connection, Context
-from gtcp.server.handler import Rejection
 from gtcp.server.handshake import Entrant, Handshake, Refused
 from gtcp.server.logger import SERVER
 from gtcp.server.runner import report
+from gtcp.server.table import Rejection
 from gtcp.server.throttled import Throttled
 from gtcp.sockets import close_quietly, tune
 

@@ -48,10 +48,12 @@ from gtcp.protocol import (
     encode_lines,
 )
 from gtcp.server.accesslog import AccessLog
-from gtcp.server.handler import Command, Item, Rejection, Table, encode_safely, is_cancel
+from gtcp.server.command import Command
 from gtcp.server.logger import SERVER, escape
+from gtcp.server.outcome import encode_safely
 from gtcp.server.ready import SLICE_SECONDS
 from gtcp.server.runner import Runner, Runners, Work, overloaded, report
+from gtcp.server.table import Item, Rejection, Table, is_cancel
 from gtcp.server.throttled import Throttled
 from gtcp.sockets import WRITE, close_quietly, peer_of
 

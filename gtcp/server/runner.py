@@ -39,9 +39,11 @@ from gtcp.protocol import (
     encode,
 )
 from gtcp.server.accesslog import AccessLog
-from gtcp.server.handler import RETRY_AFTER, Item, Rejection, Table, checked, failure, overtakes
+from gtcp.server.command import RETRY_AFTER
 from gtcp.server.logger import SERVER
+from gtcp.server.outcome import checked, failure
 from gtcp.server.ready import Arrival, Turn, make_ready
+from gtcp.server.table import Item, Rejection, Table, overtakes
 
 if TYPE_CHECKING:
     from gtcp.server.connection import Connection

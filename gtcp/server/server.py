@@ -22,13 +22,14 @@ from gtcp.protocol import OVERLOADED
 from gtcp.secret import Key, read_keys
 from gtcp.server.admission import Admission
 from gtcp.server.connection import Connection, Context
-from gtcp.server.handler import AnyLogger, Commands, HandlerT, Rejection
+from gtcp.server.handler import AnyLogger, Commands, HandlerT
 from gtcp.server.handshake import Handshake, make_handshake
 from gtcp.server.listener import Exposed, Listener, listen, refuse_exposed
 from gtcp.server.logger import SERVER
 from gtcp.server.settings import Settings, SettingsError
 from gtcp.server.socket_file import SocketFile
 from gtcp.server.sweeper import Sweeper
+from gtcp.server.table import Rejection
 from gtcp.server.throttled import Throttled
 from gtcp.sockets import tune
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import gtcp
 from gtcp.protocol import Request
-from gtcp.server.handler import Rejection, Table
+from gtcp.server.table import Rejection, Table
 
 
 def answer(commands, message):

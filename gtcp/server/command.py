@@ -1,0 +1,263 @@
+"""One registered command: its handler, and the Struct of its own that its lines become.
+
+Everything that can be known at registration is found out here: type hints are resolved, and
+what refuses some of its requests is put around the handler.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, ClassVar, TypeVar, get_args, get_origin
+
+import msgspec
+
+from gtcp.protocol import NOT_ALLOWED, OVERLOADED, Request
+from gtcp.server.logger import SERVER, BaseLogger
+from gtcp.server.outcome import Refused
+
+Handler = Callable[[Any], Any]
+AnyLogger = logging.Logger | BaseLogger
+
+#: Seconds after which a caller that was refused for overload may try again.
+RETRY_AFTER = 1.0
+
+
+class BaseHandler:
+    """A handler that shares loggers, database handles or helpers with its like.
+
+    Sub-class it, override ``process`` and register the class: one instance is made per
+    registration, and serves every request of that command, several at the same time.
+
+    Attributes:
+        logger: where the handler logs, and where gtcp logs its failures; None is gtcp's own.
+    """
+
+    logger: ClassVar[AnyLogger | None] = None
+
+    def process(self, request: Any) -> Any:
+        """Answer one request; what is returned is the reply's result."""
+        raise NotImplementedError
+
+
+class Command:
+    """One registered command.
+
+    Attributes:
+        cmdid: its number.
+        name: the function's or class's name.
+        doc: its docstring, cleaned.
+        call: takes the request, returns the result.
+        params_type: what ``params`` are decoded into.
+        result_type: what the return annotation says; Any without one.
+        run_to_end: not stopped when its caller has gone.
+        logger: where its failures are logged.
+        allow: who may call it, as patterns of identities; None is everybody.
+        max_in_flight: how many may run at once in this process; None for no limit of its own.
+        in_flight: how many do, if there is a limit.
+        request_type: the Struct that its lines are decoded into.
+    """
+
+    __slots__ = (
+        "allow",
+        "call",
+        "cmdid",
+        "decode",
+        "doc",
+        "in_flight",
+        "logger",
+        "max_in_flight",
+        "name",
+        "params_type",
+        "request_type",
+        "result_type",
+        "run_to_end",
+    )
+
+    def __init__(
+        self,
+        cmdid: int,
+        target: Callable[..., Any],
+        *,
+        run_to_end: bool = False,
+        logger: AnyLogger | None = None,
+        allow: Iterable[str] | None = None,
+        max_in_flight: int | None = None,
+    ) -> None:
+        self.cmdid = cmdid
+        self.allow = _patterns(allow)
+        self.max_in_flight = _limit(max_in_flight)
+        self.in_flight = 0
+        self.name: str = getattr(target, "__name__", type(target).__name__)
+        self.doc = inspect.getdoc(target) or ""
+        self.call: Handler = _instance_method(target) if isinstance(target, type) else target
+        self.run_to_end = run_to_end
+        own = getattr(target, "logger", None)
+        self.logger: AnyLogger = logger or own or logging.getLogger(SERVER)
+        annotation, self.result_type = _annotations(self.call, self.name)
+        self.request_type = _request_type(self, annotation)
+        self.params_type = _field_type(self.request_type, "params")
+        _refuse_custom_types(self.params_type, f"the params of {self.name}")
+        _refuse_custom_types(self.result_type, f"the result of {self.name}")
+        self.decode = msgspec.json.Decoder(self.request_type).decode
+
+    def describe(self) -> dict[str, Any]:
+        """Its row in the answer to ``{"op": "commands"}``."""
+        return {
+            "cmdid": self.cmdid,
+            "name": self.name,
+            "doc": self.doc,
+            "params": msgspec.json.schema(self.params_type),
+            "result": msgspec.json.schema(self.result_type),
+        }
+
+
+def _patterns(allow: Iterable[str] | None) -> tuple[str, ...] | None:
+    if allow is None:
+        return None
+    patterns = () if isinstance(allow, str) else tuple(allow)
+    if not patterns or not all(isinstance(each, str) and each for each in patterns):
+        raise TypeError(f"allow: expected a list of identities or patterns, got {allow!r}")
+    return patterns
+
+
+def _limit(max_in_flight: int | None) -> int | None:
+    if max_in_flight is None:
+        return None
+    if isinstance(max_in_flight, bool) or not isinstance(max_in_flight, int) or max_in_flight < 1:
+        raise ValueError(f"max_in_flight: expected 1 or more, or None, got {max_in_flight!r}")
+    return max_in_flight
+
+
+def _guarded(command: Command) -> Handler:
+    """The handler as a method of its requests, behind what refuses some of them."""
+    run = _as_function(command.call)
+    if command.max_in_flight is not None:
+        run = _limited(command, command.max_in_flight, run)
+    return run if command.allow is None else _restricted(command, run)
+
+
+def _limited(command: Command, limit: int, handler: Handler) -> Handler:
+    """The handler, which refuses what would be one too many."""
+
+    def run(request: Request[Any]) -> Any:
+        if command.in_flight >= limit:
+            message = "too many calls of this command in flight"
+            raise Refused(OVERLOADED, message, {"retry_after": RETRY_AFTER})
+        command.in_flight += 1
+        try:
+            return handler(request)
+        finally:
+            command.in_flight -= 1
+
+    return run
+
+
+def _restricted(command: Command, handler: Handler) -> Handler:
+    """The handler, which refuses peers that may not call it."""
+
+    def run(request: Request[Any]) -> Any:
+        if not request._batch.peer.admits(command):
+            raise Refused(NOT_ALLOWED, "not allowed to call this command")
+        return handler(request)
+
+    return run
+
+
+def _instance_method(cls: type) -> Handler:
+    if not issubclass(cls, BaseHandler):
+        raise TypeError(f"{cls.__name__} is not a gtcp.BaseHandler: derive it from there")
+    if cls.process is BaseHandler.process:
+        raise NotImplementedError(f"{cls.__name__} does not override process(self, request)")
+    return cls().process
+
+
+def _annotations(function: Callable[..., Any], name: str) -> tuple[Any, Any]:
+    """What a handler says its argument and its result are; Request and Any if it does not."""
+    parameters = list(inspect.signature(function).parameters.values())
+    needed = [each for each in parameters if each.default is each.empty]
+    if not parameters or len(needed) > 1:
+        raise TypeError(f"{name} must take one argument, the request")
+    try:
+        hints = typing.get_type_hints(function, include_extras=True)
+    except NameError as exc:
+        raise TypeError(f"an annotation of {name} can't be resolved: {exc}") from exc
+    result = hints.get("return", Any)
+    if result is object:
+        result = Any
+    return hints.get(parameters[0].name, Request), result
+
+
+def _request_type(command: Command, annotation: Any) -> type[Request[Any]]:
+    """A Struct for this command alone, tagged with its cmdid."""
+    base = get_origin(annotation) or annotation
+    if base is Any:
+        base = Request
+    if not (isinstance(base, type) and issubclass(base, Request)):
+        raise TypeError(
+            f"the argument of {command.name} is annotated {annotation!r}: "
+            f"expected gtcp.Request, gtcp.Request[T] or a subclass"
+        )
+    fields: dict[str, Any] = {}
+    defaults: dict[str, Any] = {}
+    if get_args(annotation):
+        fields["params"] = get_args(annotation)[0]
+    elif isinstance(_field_type(base, "params"), TypeVar):
+        fields["params"] = dict[str, Any]
+        defaults["params"] = {}
+
+    def body(namespace: dict[str, Any]) -> None:
+        namespace["__module__"] = base.__module__
+        namespace["__qualname__"] = base.__qualname__
+        namespace["__annotations__"] = fields
+        run = _guarded(command)
+        namespace.update(defaults, cmdid=command.cmdid, _command=command, _run=run)
+
+    options = {"tag_field": "cmdid", "tag": command.cmdid, "kw_only": True}
+    return types.new_class(base.__name__, (base,), options, body)
+
+
+def _as_function(handler: Handler) -> Handler:
+    """As what a class can take for a method: a plain function already is, and costs least."""
+    if isinstance(handler, types.FunctionType):
+        return handler
+    return lambda request: handler(request)
+
+
+def _field_type(struct: type[msgspec.Struct], name: str) -> Any:
+    return next(field.type for field in msgspec.structs.fields(struct) if field.name == name)
+
+
+def _refuse_custom_types(annotation: Any, what: str) -> None:
+    """Raise TypeError for a type that msgspec can neither decode nor encode by itself."""
+    custom = _custom_type(msgspec.inspect.type_info(annotation), set())
+    if custom is not None:
+        raise TypeError(f"{what}: {custom!r} has no JSON form (use a msgspec.Struct or dataclass)")
+
+
+def _custom_type(info: Any, seen: set[int]) -> Any:
+    if isinstance(info, msgspec.inspect.CustomType):
+        return info.cls
+    if id(info) in seen:
+        return None
+    seen.add(id(info))
+    for part in _parts(info):
+        found = _custom_type(part, seen)
+        if found is not None:
+            return found
+    return None
+
+
+def _parts(info: Any) -> Iterator[Any]:
+    """The types that a type is made of."""
+    for name in getattr(info, "__struct_fields__", ()):
+        value = getattr(info, name)
+        values = value if isinstance(value, tuple) else (value,)
+        for each in values:
+            if isinstance(each, msgspec.inspect.Field):
+                yield each.type
+            elif isinstance(each, msgspec.inspect.Type):
+                yield each
