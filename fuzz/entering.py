@@ -14,7 +14,7 @@ from fuzz.inputs import Input
 from fuzz.watch import turn, until
 from gtcp.secret import Key
 from gtcp.server.admission import Admission
-from gtcp.server.connection import Context
+from gtcp.server.context import Context
 from gtcp.server.handshake import Entrant, Handshake
 
 # What the handlers ran, of one input at a time: a table is costly to make.

@@ -20,7 +20,8 @@ from fuzz.targets.lines import BAD, REQUESTS, TOKENS
 from fuzz.targets.lines import SEEDS as LINES
 from fuzz.watch import turn, until, watched
 from gtcp.protocol import OVERLOADED, WRONG_PARAMS, LineBuffer, Request
-from gtcp.server.connection import Connection, Context
+from gtcp.server.connection import Connection
+from gtcp.server.context import Context
 from gtcp.server.table import Item, Rejection
 
 __all__ = ["SEEDS", "TOKENS", "run"]

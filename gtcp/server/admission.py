@@ -19,12 +19,12 @@ from greenlet import getcurrent
 
 from gtcp.address import host_of
 from gtcp.protocol import OVERLOADED
-from gtcp.server.connection import Connection, Context
+from gtcp.server.connection import Connection
+from gtcp.server.context import Context
 from gtcp.server.handshake import Entrant, Handshake, Refused
 from gtcp.server.logger import SERVER
 from gtcp.server.runner import report
 from gtcp.server.table import Rejection
-from gtcp.server.throttled import Throttled
 from gtcp.sockets import close_quietly, tune
 
 log = logging.getLogger(SERVER)
@@ -43,7 +43,6 @@ class Admission:
         self._handshake = handshake
         # Who is on the way, and the host that it is counted for.
         self._entering: dict[Any, tuple[Entrant, str | None]] = {}
-        self._strangers = Throttled(log)
         self._ended = False
 
     def begin(self, sock: socket.socket, address: str) -> None:
@@ -115,11 +114,11 @@ class Admission:
             close_quietly(entrant.sock)
             if fired is not timer:
                 raise
-            self._strangers.warning("%s: %s; closing", entrant.address, why)
+            self._context.strangers.warning("%s: %s; closing", entrant.address, why)
         except OSError as exc:
             close_quietly(entrant.sock)
             why = exc.strerror or str(exc)
-            self._strangers.warning("%s: %s; closing", entrant.address, why)
+            self._context.strangers.warning("%s: %s; closing", entrant.address, why)
         except Exception:  # ours to mend; this connection is lost, the others go on
             close_quietly(entrant.sock)
             report(entrant.address)
@@ -149,14 +148,14 @@ class Admission:
         limit = self._context.settings.max_connections_per_address
         if limit is not None and self._context.hosts[host_of(entrant.address)] > limit:
             busy = "too many connections from this address"
-            self._strangers.warning("%s: %s; closing", entrant.address, busy)
+            self._context.strangers.warning("%s: %s; closing", entrant.address, busy)
             connection.reject(Rejection(OVERLOADED, busy), logged=True)
         elif entrant.received:
             connection.take(entrant.received, monotonic())
 
     def _refuse(self, entrant: Entrant, refused: Refused, silently: bool = False) -> None:
         code, message = refused.args
-        self._strangers.warning("%s: %s; closing", entrant.address, message)
+        self._context.strangers.warning("%s: %s; closing", entrant.address, message)
         try:
             if silently or self._ended:
                 close_quietly(entrant.sock)

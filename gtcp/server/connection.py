@@ -23,9 +23,8 @@ import logging
 import random
 import socket
 import struct
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
-from math import inf
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any
 
@@ -47,19 +46,17 @@ from gtcp.protocol import (
     encode,
     encode_lines,
 )
-from gtcp.server.accesslog import AccessLog
 from gtcp.server.command import Command
 from gtcp.server.logger import SERVER, escape
 from gtcp.server.outcome import encode_safely
 from gtcp.server.ready import SLICE_SECONDS
-from gtcp.server.runner import Runner, Runners, Work, overloaded, report
-from gtcp.server.table import Item, Rejection, Table, is_cancel
-from gtcp.server.throttled import Throttled
+from gtcp.server.runner import Runner, Work, overloaded, report
+from gtcp.server.table import Item, Rejection, is_cancel
 from gtcp.sockets import WRITE, close_quietly, peer_of
 
 if TYPE_CHECKING:
     from gtcp.identity import Peer
-    from gtcp.server.settings import Settings
+    from gtcp.server.context import Context
     from gtcp.tls_socket import TlsSocket
 
 log = logging.getLogger(SERVER)
@@ -85,58 +82,6 @@ GOODBYE_SECONDS = 0.25
 
 #: Seconds a peer that sent what can't be read is given to take the error line.
 REFUSED_SECONDS = 2.0
-
-
-class Context:
-    """What the connections of a server share: its commands, settings, runners, and each other."""
-
-    def __init__(self, table: Table, settings: Settings) -> None:
-        self.table = table
-        self.settings = settings
-        self.runners = Runners(
-            table,
-            settings.max_in_flight,
-            settings.max_in_flight_per_connection,
-            access=AccessLog() if settings.access_log else None,
-        )
-        self.strangers = Throttled(log)
-        self.connections: set[Connection] = set()
-        self.hosts: Counter[str] = Counter()  # open connections by peer host
-        limit = settings.max_connections
-        self.max_connections = inf if limit is None else limit
-        self.entering = 0  # sockets that have not shown yet who they are
-        self.handled_before = 0  # by connections that are closed
-
-    @property
-    def handled(self) -> int:
-        """Requests taken so far."""
-        return self.handled_before + sum(each.handled for each in self.connections)
-
-    def gone(self, connection: Connection) -> None:
-        """Count a connection out that has closed."""
-        self.connections.discard(connection)
-        self.handled_before += connection.handled
-        self.one_less_of(host_of(connection.address))
-
-    def one_less_of(self, host: str) -> None:
-        """Count a connection of this host out."""
-        self.hosts[host] -= 1
-        if not self.hosts[host]:
-            del self.hosts[host]
-
-    def too_many(self, host: str) -> str:
-        """Why a further connection of this host would be one too many; empty if it is not."""
-        if len(self.connections) + self.entering >= self.max_connections:
-            return "too many connections"
-        limit = self.settings.max_connections_per_address
-        if limit is not None and self.hosts[host] >= limit:
-            return "too many connections from this address"
-        return ""
-
-    @property
-    def busy(self) -> bool:
-        """Whether a connection is open or a handler runs."""
-        return bool(self.connections or self.runners.in_flight)
 
 
 class Connection:

@@ -21,7 +21,8 @@ from gtcp.deadline import Carrier
 from gtcp.protocol import OVERLOADED
 from gtcp.secret import Key, read_keys
 from gtcp.server.admission import Admission
-from gtcp.server.connection import Connection, Context
+from gtcp.server.connection import Connection
+from gtcp.server.context import Context
 from gtcp.server.handler import AnyLogger, Commands, HandlerT
 from gtcp.server.handshake import Handshake, make_handshake
 from gtcp.server.listener import Exposed, Listener, listen, refuse_exposed
@@ -30,7 +31,6 @@ from gtcp.server.settings import Settings, SettingsError
 from gtcp.server.socket_file import SocketFile
 from gtcp.server.sweeper import Sweeper
 from gtcp.server.table import Rejection
-from gtcp.server.throttled import Throttled
 from gtcp.sockets import tune
 
 log = logging.getLogger(SERVER)
@@ -119,7 +119,6 @@ class Server:
         self._context: Context | None = None
         self._listeners: list[Listener] = []
         self._own_listeners = True
-        self._strangers = Throttled(log)
         self._sweeper: Sweeper | None = None
         self._done = Event()
         _in_this_process.add(self)
@@ -386,7 +385,7 @@ class Server:
             sock.close()
             return
         if refusal:
-            self._strangers.warning("%s: %s; closing", address, refusal)
+            context.strangers.warning("%s: %s; closing", address, refusal)
             connection.reject(Rejection(OVERLOADED, refusal), logged=True)
 
     def _wait_until_empty(self, context: Context, until: float) -> None:

@@ -1,0 +1,131 @@
+"""From lines to requests: the short way, the way of many, and the slow one that finds faults."""
+
+import json
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import gtcp
+from gtcp.protocol import Request
+from gtcp.server.table import Rejection, Table
+
+
+class Greet(msgspec.Struct):
+    content: str
+    times: int = 1
+
+
+def twice(request: gtcp.Request[dict[str, int]]) -> int:
+    return request.params["n"] * 2
+
+
+known = st.sampled_from([1, 2, 3, 0, "1", "02", 4711, -1, 2**63, True, None, "x"])
+scalars = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.text() | st.floats()
+objects = st.fixed_dictionaries(
+    {},
+    optional={
+        "cmdid": known,
+        "params": st.dictionaries(st.sampled_from(["content", "n", "op"]), scalars) | scalars,
+        "id": scalars,
+        "timeout": st.integers(-1, 2**60) | scalars,
+        "timestamp": scalars,
+        "oneway": st.booleans() | scalars,
+        "meta": st.dictionaries(st.text(), st.text()) | scalars,
+        "": scalars,
+        "other": st.lists(st.dictionaries(st.text(), scalars)),
+    },
+)
+request_lines = objects.map(lambda each: json.dumps(each).encode() + b"\n")
+odd_lines = st.binary(max_size=40).map(lambda data: data + b"\n")
+ends = st.sampled_from([b"\n", b"\r\n"])
+
+
+def table():
+    commands = gtcp.Commands()
+    commands.handler(1)(lambda request: None)
+    commands.handler(2)(twice)
+
+    @commands.handler(3)
+    def greet(request: gtcp.Request[Greet]): ...
+
+    return commands.table(8)
+
+
+TABLE = table()
+
+
+def shown(items):
+    """What was read, as something that can be compared."""
+    return [
+        (each.reply.code, each.id, each.fatal, each.reply_wanted)
+        if isinstance(each, Rejection)
+        else (each.cmdid, each.params, each.id, each.timeout, each.oneway, each.meta)
+        for each in items
+    ]
+
+
+class TestTable:
+    @given(st.lists(request_lines | odd_lines, min_size=1, max_size=5))
+    def test_any_bytes_are_read(self, lines):
+        items, plain = TABLE.read(b"".join(lines))
+        assert items
+        assert plain == all(isinstance(each, Request) for each in items) or not plain
+        fatal = [each for each in items if isinstance(each, Rejection) and each.fatal]
+        assert fatal in ([], [items[-1]])
+
+    @given(st.lists(request_lines | odd_lines, min_size=1, max_size=5))
+    def test_lines_read_together_are_read_as_they_are_one_by_one(self, lines):
+        data = b"".join(lines)
+        together = shown(TABLE.read(data)[0])
+        alone = []
+        for line in data.split(b"\n")[:-1]:
+            alone += shown(TABLE.read(line + b"\n")[0])
+            if alone[-1][0] == 400:
+                break
+        assert repr(together) == repr(alone)
+
+    @given(request_lines, ends)
+    def test_the_slow_way_reads_what_the_fast_way_reads(self, line, end):
+        fast, plain = TABLE.read(line)
+        if plain:
+            slow, _ = TABLE.read(b'{"cmdid":"0"}\n' + line.removesuffix(b"\n") + end)
+            assert shown(slow)[1:] == shown(fast)
+
+    @given(request_lines | odd_lines | st.lists(request_lines, max_size=2).map(b"".join))
+    def test_the_short_way_reads_what_the_long_way_reads_or_leaves_it(self, data):
+        request = TABLE.read_one(data)
+        if request is not None:
+            assert shown([request]) == shown(TABLE.read(data)[0])
+
+    def test_the_short_way_takes_one_plain_request(self):
+        assert TABLE.read_one(b'{"cmdid":1}\n') is not None
+
+    @pytest.mark.parametrize(
+        "data",
+        [b"", b"\n", b'{"cmdid":1}', b'{"cmdid":1}\n{', b'{"cmdid":1}\n{"cmdid":1}\n'],
+    )
+    def test_the_short_way_leaves_what_is_not_one_line(self, data):
+        assert TABLE.read_one(data) is None
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            b'{"cmdid":1,"params":' + b'{"a":' * 8 + b"1" + b"}" * 9 + b"\n",  # too deep
+            b'{"cmdid":1,"x":"\xff"}\n',  # not UTF-8
+            b'{"cmdid":1,"timeout":0}\n',  # late already
+        ],
+    )
+    def test_the_short_way_leaves_what_is_to_be_refused(self, line):
+        assert TABLE.read_one(line) is None
+
+    def test_nothing_is_read_after_what_cannot_be(self):
+        items, plain = TABLE.read(b'{"cmdid":1}\ngarbage\n{"cmdid":1}\n')
+        assert not plain
+        assert len(items) == 2
+        assert items[1].fatal
+
+    def test_has_only_gtcps_own_without_commands(self):
+        items, _ = Table([]).read(b'{"cmdid":0}\n')
+        assert items[0].params.op == "ping"
