@@ -44,7 +44,7 @@ class AccessLog:
         """A request has been answered.
 
         Args:
-            started: when its turn came, monotonic seconds.
+            started: when it came, or its turn after others; monotonic seconds.
             received: bytes of its line.
             sent: bytes of its reply's line, 0 when it got none.
         """

@@ -229,6 +229,8 @@ class Connection:
         work.items = ()
 
     def _received(self, data: bytes, now: float) -> None:
+        if self._closed:  # while it waited for its turn
+            return
         if not data:
             self._end_of_stream()
             return
@@ -412,7 +414,7 @@ class Connection:
         if wrong:
             line = self.encode_anyhow(reply, request)
         line += b"\n"
-        if self._out:
+        if self._out or self._unsent:
             self._out.append(line)
             self._flush()
         else:

@@ -157,9 +157,9 @@ class Ready:
         if turn is None:  # closed meanwhile
             return
         turn.until = monotonic() + SLICE_SECONDS
-        if self._serve(turn):
-            self._turn = None
-        else:
+        self._turn = None  # also if it fails
+        if not self._serve(turn):
+            self._turn = turn
             self.later(self._go_on)
 
 

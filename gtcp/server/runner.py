@@ -1,12 +1,13 @@
 """The greenlets that run handlers: inline until one blocks.
 
-The hub reads a connection's lines and switches into an idle ``Runner`` with them. The runner
-calls one handler after another. When all have returned it goes idle and the hub, which is
-where it left off, sends the replies: a fast handler costs two greenlet switches a wake-up,
-no greenlet of its own and no timer. When a handler blocks, it is the hub that goes on too,
-sees that the runner did not come back idle, and hands the rest of the lines to the next
-runner. Only then is the call put on the list of those in flight, is its deadline watched,
-can it be cancelled: all that a handler which never waits could not notice anyway.
+The hub reads all connections that are ready and switches into an idle ``Runner`` with what has
+come: a turn. The runner calls one handler after another and sends the replies, connection by
+connection. When all have returned it goes idle: a fast handler costs a share of two greenlet
+switches, no greenlet of its own and no timer. When a handler blocks, it is the hub that goes on,
+where it left off, sees that the runner did not come back idle, and hands the rest of the turn
+to the next runner. Only then is the call put on the list of those in flight, is its deadline
+watched, can it be cancelled: all that a handler which never waits could not notice anyway. What
+needs a closer look comes back to the hub as well.
 
 Requests without an id keep their order: while one of them is blocked, those behind it on the
 same connection queue up, and its runner takes them when it is done.
@@ -207,7 +208,8 @@ class Runner(Carrier):
                 else:
                     left = self._turn(job)
             except BaseException:  # ours to mend, or of a log handler: not the handler's
-                self._failed()
+                assert isinstance(job, Work)  # in a turn each connection fails by itself
+                self._failed(job.peer)
             self.work = self.request = None
             if self.detached:
                 self.detached = False
@@ -235,22 +237,25 @@ class Runner(Carrier):
         for arrival in turn.arrivals:
             connection, data = arrival
             now = monotonic()
-            if (
-                connection.ordered is not None
-                or connection.leaving
-                or connection.buffer.begun
-                or not runners.quick
-                or (connection.in_flight and runners.full(connection))
-            ):
-                return arrival
-            request = read_one(data)
-            if request is not None:
-                self._alone(connection, request, Batch(connection, data, arrived), now)
-            else:
-                work = connection.batch(data, arrived)
-                if work is None:
+            try:
+                if (
+                    connection.ordered is not None
+                    or connection.leaving
+                    or connection.buffer.begun
+                    or not runners.quick
+                    or (connection.in_flight and runners.full(connection))
+                ):
                     return arrival
-                self._together(connection, work)
+                request = read_one(data)
+                if request is not None:
+                    self._alone(connection, request, Batch(connection, data, arrived), now)
+                else:
+                    work = connection.batch(data, arrived)
+                    if work is None:
+                        return arrival
+                    self._together(connection, work)
+            except BaseException:  # ours to mend; this connection is lost, the others go on
+                self._failed(connection)
             if self.detached:
                 return None
             if now >= turn.until:
@@ -393,10 +398,9 @@ class Runner(Carrier):
         self.returned = False
         return reply
 
-    def _failed(self) -> None:
+    def _failed(self, connection: Connection) -> None:
         """Something broke between two handlers: give up the connection, not the process."""
-        batch: Any = self.work if self.request is None else self.request._batch
-        connection: Connection = batch.peer
+        self.work = None
         self.returned = False
         self.gr_context = None
         self._runners.left(self, connection)

@@ -10,7 +10,8 @@ import pytest
 
 import gtcp
 from gtcp.server import ready
-from tests.helpers import Gate, eventually, serving
+from gtcp.server.table import Table
+from tests.helpers import Gate, Serving, eventually, serving
 
 PING = {"cmdid": 0}
 
@@ -191,3 +192,58 @@ def test_what_comes_while_a_blocked_handler_computes_has_waited(commands):
         time.sleep(0.1)
         assert other.ask(number(1) | {"timeout": 50})["code"] == 408
         assert one.reply()["code"] == 0
+
+
+def test_replies_keep_whole_when_the_peer_stops_reading_between_two_slices(commands):
+    gate = Gate()
+
+    @commands.handler(3)
+    def computing(request):
+        compute(0.02)
+
+    @commands.handler(4)
+    def large(request):
+        gate.wait()
+        return "x" * 8_000_000
+
+    with serving(commands) as running, ExitStack() as stack:
+        lines = [stack.enter_context(running.line()) for _ in range(10)]
+        busy = stack.enter_context(running.line())
+        slow = stack.enter_context(running.line(receive_buffer=4096))
+        slow.send({"cmdid": 4, "id": 1})
+        eventually(lambda: gate.waiting)
+        busy.send({"cmdid": 2})
+        for line in lines:
+            line.send({"cmdid": 3})
+        slow.send(number(2) | {"id": 2})
+        gate.open()  # between two slices its reply fills what the peer takes
+        eventually(lambda: any(each.stalled is not None for each in running.server.connections))
+        results = {each["id"]: each["result"] for each in slow.replies(2)}
+        assert results == {1: "x" * 8_000_000, 2: 2}
+        assert [line.reply()["code"] for line in lines] == [0] * 10
+
+
+def test_an_error_of_our_own_costs_one_connection_of_a_turn(commands, monkeypatch):
+    read_one = Table.read_one
+
+    def breaks(self, data):
+        if b"broken" in data:
+            raise LookupError
+        return read_one(self, data)
+
+    monkeypatch.setattr(Table, "read_one", breaks)
+    server = gtcp.Server(gtcp.Settings(port=0))
+    server.include(commands)
+    running = Serving(server)
+    try:
+        with running.line() as busy, running.line() as one, running.line() as other:
+            busy.send({"cmdid": 2})
+            one.send({"cmdid": 1, "params": {"n": "broken"}})
+            other.send(number(7))
+            assert other.reply()["result"] == 7
+            assert one.at_end()
+            assert busy.reply()["code"] == 0
+            assert other.ask(number(8))["result"] == 8
+    finally:
+        running.stop(0)
+    assert not running.errors
