@@ -275,7 +275,9 @@ def fits(item: Item, reply: dict[str, Any]) -> bool:
     if item.cmdid in (ECHO, WAITS, ANY):
         return code == 500 or (code == 0 and reply["result"] == item.params)
     if item.cmdid == TYPED:
-        return code == 500 or (code == 0 and reply["result"]["x"] == item.params.x)
+        # Another request with the same id may have got this one.
+        same = isinstance(reply.get("result"), dict) and reply["result"].get("x") == item.params.x
+        return code == 500 or (code == 0 and same)
     if item.cmdid == 0:
         results = {"ping": ("pong",), "cancel": (None,)}.get(item.params.op)
         return code in (422, 500) or (results is None or reply["result"] in results)
