@@ -75,14 +75,21 @@ def cli(
     "publish" puts the last whole run into docs/.
     """
     if part == "publish":
-        for written in publish_run(output / "all.json"):
-            click.echo(written)
+        publish(output / "all.json")
         return
     options = Options(rounds, seconds, quick, peer)
     if quick:
         options = Options(1, 0.05, True, peer)
     run = measure(parts.ALL if part == "all" else (part,), options)
     save(run, output / f"{part}.json")
+
+
+def publish(path: Path) -> None:
+    """Put a run into docs/, and print what was written."""
+    if not path.exists():
+        raise click.ClickException(f"{path}: no run of all parts yet: python -m benchmarks")
+    for written in publish_run(path):
+        click.echo(written)
 
 
 def measure(names: tuple[str, ...], options: Options) -> Run:

@@ -320,14 +320,28 @@ def test_hello_answers_while_a_reminder_waits(tmp_path: Path, hello: Path) -> No
         assert [reply["id"] for reply in line.replies(2)] == [2, 1]
 
 
-def test_wrong_setting_is_one_clear_line(hello: Path) -> None:
-    done = subprocess.run(
+def manage(hello: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run it to its end, which comes when it can't serve."""
+    return subprocess.run(
         [sys.executable, str(hello / "manage.py")],
         capture_output=True,
         text=True,
         timeout=PATIENCE,
-        env=environment(GTCP_PORT="many"),
+        env=environment(**env),
     )
-    assert done.returncode == 1
+
+
+def test_wrong_setting_is_one_clear_line(hello: Path) -> None:
+    done = manage(hello, GTCP_PORT="many")
+    assert done.returncode == 2
     assert done.stderr.startswith("manage.py: GTCP_PORT: expected ")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_port_in_use_is_one_clear_line(hello: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        done = manage(hello, GTCP_PORT=str(port))
+    assert done.returncode == 1
+    expected = f"manage.py: can't listen on 127.0.0.1:{port}: Address already in use\n"
+    assert done.stderr == expected

@@ -29,8 +29,11 @@ def main() -> None:
         server = gtcp.Server(gtcp.Settings.load(SETTINGS))
         server.include(commands)
         server.serve_forever()
-    except (gtcp.SettingsError, OSError) as exc:
-        sys.exit(f"manage.py: {exc}")
+    except gtcp.SettingsError as exc:
+        print(f"manage.py: {exc}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as exc:  # most often another server listens there
+        sys.exit(f"manage.py: {exc.strerror}")
 
 
 if __name__ == "__main__":
