@@ -65,6 +65,9 @@ log = logging.getLogger(SERVER)
 #: and takes no replies can make a server keep, and is more than a busy client sends at once.
 PIECE_BYTES = 4096
 
+#: The same for a connection of which nothing is known yet: its handlers may be slow.
+FIRST_PIECE_BYTES = 512
+
 #: Replies of handlers that do not wait are kept for one `send`, but no more than this.
 MAX_QUEUED = 100
 
@@ -115,9 +118,10 @@ class Connection:
         "_idle_timeout",
         "_linger_seconds",
         "_lingering",
-        "_most_at_once",
+        "_longest_piece",
         "_out",
         "_paused",
+        "_piece",
         "_runners",
         "_sock",
         "_timer",
@@ -161,7 +165,8 @@ class Connection:
         self._context = context
         self._runners = context.runners
         self.buffer = LineBuffer(settings.max_line_bytes)
-        self._most_at_once = min(PIECE_BYTES, settings.max_line_bytes)
+        self._longest_piece = min(PIECE_BYTES, settings.max_line_bytes)
+        self._piece = min(FIRST_PIECE_BYTES, self._longest_piece)
         self.longest_reply = settings.max_reply_bytes
         self._out: list[bytes] = []
         self._unsent = memoryview(b"")
@@ -210,7 +215,7 @@ class Connection:
 
     def batch(self, data: bytes, now: float) -> Work | None:
         """Several lines that came together as a batch; None when they need a closer look."""
-        if len(data) > self._most_at_once or data[-1:] != b"\n":
+        if len(data) > self._piece or data[-1:] != b"\n":
             return None
         items = self._context.table.read_plain(data)
         if items is None:
@@ -228,6 +233,16 @@ class Connection:
             self._send(work.said())
         work.items = ()
 
+    def pace(self, seconds: float) -> None:
+        """Choose how much is run in one piece, by how long the last one took.
+
+        A piece runs whole: of handlers that compute, it must be a small one.
+        """
+        if seconds > SLICE_SECONDS:
+            self._piece = max(self._piece // 8, 1)
+        elif self._piece < self._longest_piece:
+            self._piece = min(2 * self._piece, self._longest_piece)
+
     def _received(self, data: bytes, now: float) -> None:
         if self._closed:  # while it waited for its turn
             return
@@ -239,7 +254,7 @@ class Connection:
                 self._turn_away(self.buffer.feed(data))
             return
         lines = self.buffer.feed(data)
-        if len(lines) > PIECE_BYTES:
+        if len(lines) > self._piece:
             self._held = lines
             self._go_on()
             return
@@ -259,9 +274,11 @@ class Connection:
             if monotonic() >= until:
                 self._go_on_later()
                 break
-            end = self._held.find(b"\n", PIECE_BYTES) + 1 or len(self._held)
+            end = self._held.find(b"\n", self._piece) + 1 or len(self._held)
             piece, self._held = self._held[:end], self._held[end:]
+            began = monotonic()
             self._serve(piece, self.active)
+            self.pace(monotonic() - began)
         if self.buffer.overflow and not self._held and not self.leaving:
             self._overflowed()
         self.read_on_or_not()

@@ -254,6 +254,7 @@ class Runner(Carrier):
                     if work is None:
                         return arrival
                     self._together(connection, work)
+                    connection.pace(monotonic() - now)
             except BaseException:  # ours to mend; this connection is lost, the others go on
                 self._failed(connection)
             if self.detached:

@@ -146,6 +146,32 @@ def test_timers_are_on_time_while_many_handlers_compute(commands):
     assert len(set(seen)) > 2  # a slice ends one handler late
 
 
+@pytest.mark.parametrize("connections", [1, 4])
+def test_timers_are_on_time_while_one_sends_many_requests_at_once(commands, connections):
+    ticks = []
+
+    @commands.handler(3)
+    def computing(request):
+        compute(0.004)
+        return len(ticks)
+
+    def tick():
+        while True:
+            ticks.append(None)
+            gevent.sleep(0.001)
+
+    with serving(commands) as running, ExitStack() as stack:
+        lines = [stack.enter_context(running.line()) for _ in range(connections)]
+        ticking = running.run(gevent.spawn, tick)
+        count = 120 // connections
+        for line in lines:
+            line.send(*[{"cmdid": 3, "params": {"padding": "x" * 80}}] * count)
+        seen = [[each["result"] for each in line.replies(count)] for line in lines]
+        running.run(ticking.kill)
+    # The first piece is long; by how long it took, the next ones are small.
+    assert len({each for row in seen for each in row}) > 5
+
+
 def test_what_waited_in_its_socket_beyond_its_deadline_is_not_run(commands):
     ran = []
 
