@@ -157,10 +157,14 @@ class Ready:
         if turn is None:  # closed meanwhile
             return
         turn.until = monotonic() + SLICE_SECONDS
-        self._turn = None  # also if it fails
-        if not self._serve(turn):
-            self._turn = turn
-            self.later(self._go_on)
+        done = False
+        try:
+            done = self._serve(turn)
+        finally:  # whatever happens, the rest has its turn
+            if done:
+                self._turn = None
+            else:
+                self.later(self._go_on)
 
 
 class _Epoll(Ready):

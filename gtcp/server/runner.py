@@ -25,6 +25,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, cast, final
 
 from gevent import GreenletExit, get_hub, spawn
+from gevent.exceptions import BlockingSwitchOutError
 from greenlet import greenlet
 
 from gtcp.deadline import Alarm, Carrier, earliest
@@ -525,8 +526,12 @@ class Runners:
         """
         while True:
             runner = self._idle.pop() if self._idle else Runner(self)
-            left: Arrival | Turn | None = runner.switch(turn)
+            left: Any = runner.switch(turn)  # Arrival, Turn or None
             work, request = runner.work, runner.request
+            while work is None and request is None and left == ():
+                # A Struct's __post_init__ waits: here it may as little as in the hub.
+                left = runner.throw(BlockingSwitchOutError("params can't wait"))
+                work, request = runner.work, runner.request
             if work is not None:
                 self._blocked(runner, work)
                 self.run_batch(work)

@@ -1,0 +1,158 @@
+"""What can go wrong in a turn, or between its slices: it is one connection's affair."""
+
+import logging
+import threading
+import time
+from contextlib import ExitStack
+
+import gevent
+import msgspec
+import pytest
+from gevent.event import Event
+
+import gtcp
+from gtcp.server import ready
+from tests.helpers import eventually, serving
+
+PING = {"cmdid": 1, "id": 0}
+
+
+def compute(seconds):
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        pass
+
+
+@pytest.fixture(params=["epoll", "watchers"])
+def commands(request, monkeypatch):
+    if request.param == "watchers":
+        monkeypatch.setattr(ready, "epoll", None)
+    commands = gtcp.Commands()
+    commands.handler(1)(lambda request: "pong")
+    # What comes meanwhile, comes together: in the order in which it was sent.
+    commands.handler(2)(lambda request: compute(0.1))
+    return commands
+
+
+def together(busy, *sends):
+    busy.send({"cmdid": 2})
+    time.sleep(0.03)
+    for send in sends:
+        send()
+        time.sleep(0.002)
+
+
+class Broken(logging.Logger):
+    def error(self, *args, **kwargs):
+        raise RuntimeError("no log today")
+
+
+def test_a_failure_in_a_turn_is_not_felt_by_the_connections_behind_it(commands):
+    @commands.handler(3, logger=Broken("broken"))
+    def fails(request):
+        raise ValueError
+
+    def fail_before_others(running, stack):
+        busy, first, *others = [stack.enter_context(running.line()) for _ in range(6)]
+        for each in others:
+            each.sock.settimeout(3)
+        sends = [lambda each=each: each.send(PING) for each in others]
+        together(busy, lambda: first.send({"cmdid": 3}), *sends)
+        assert [each.reply()["code"] for each in others] == [0] * 4
+        assert first.at_end()
+        assert busy.reply()["code"] == 0
+
+    with (
+        pytest.raises(AssertionError, match="gtcp itself"),
+        serving(commands) as running,
+        ExitStack() as stack,
+    ):
+        fail_before_others(running, stack)
+
+
+class Waits(gtcp.Request, kw_only=True):
+    params: dict
+
+    def __post_init__(self):
+        gevent.sleep(0.01)
+
+
+class Exits(gtcp.Request, kw_only=True):
+    params: dict
+
+    def __post_init__(self):
+        raise gevent.Timeout
+
+
+@pytest.mark.parametrize("kind", [Waits, Exits])
+def test_params_whose_own_code_misbehaves_are_refused_and_harm_nobody_else(commands, kind):
+    @commands.handler(3)
+    def never(request: kind):
+        return 1
+
+    with serving(commands) as running, ExitStack() as stack:
+        busy, one, many, other = [stack.enter_context(running.line()) for _ in range(4)]
+        other.sock.settimeout(3)
+        line = {"cmdid": 3, "params": {}}
+        together(
+            busy,
+            lambda: one.send(line),
+            lambda: many.send(line, line),
+            lambda: other.send(PING),
+        )
+        assert other.reply()["code"] == 0
+        assert other.ask(PING)["code"] == 0
+        assert [one.reply()["code"], *(each["code"] for each in many.replies(2))] == [422] * 3
+
+
+def test_a_reply_does_not_cut_into_one_that_the_peer_has_not_taken_yet(commands):
+    waiting = []
+    big_result = msgspec.Raw(b'"%s"' % (b"x" * 8_000_000))
+
+    @commands.handler(3)
+    def big(request):
+        waiting.append(Event())
+        waiting[0].wait()
+        return big_result
+
+    @commands.handler(4)
+    def release(request):
+        waiting[0].set()
+        compute(0.02)
+
+    with serving(commands) as running, ExitStack() as stack:
+        busy, line, *others = [stack.enter_context(running.line()) for _ in range(4)]
+        line.send({"cmdid": 3, "id": 1})
+        eventually(lambda: running.server.in_flight)
+        sends = [lambda each=each: each.send({"cmdid": 4}) for each in others]
+        together(busy, *sends, lambda: line.send({"cmdid": 1, "id": 2}))
+        assert [each.reply()["code"] for each in others] == [0] * 2
+        time.sleep(0.1)
+        line.sock.settimeout(3)
+        # In which order they are served without epoll, the system says.
+        assert {each["id"] for each in line.replies(2)} == {1, 2}
+
+
+def test_what_came_on_a_connection_that_has_closed_is_not_taken_for_its_successors(commands):
+    begun = threading.Event()
+
+    @commands.handler(3)
+    def close_the_oldest(request):
+        gevent.spawn(oldest[0].close)
+        begun.set()
+        compute(0.1)
+
+    with serving(commands) as running, ExitStack() as stack:
+        line, busy, *others = [stack.enter_context(running.line()) for _ in range(7)]
+        line.ask(PING)
+        for each in (busy, *others):
+            each.ask(PING)
+        port = f":{line.sock.getsockname()[1]}"
+        oldest = [each for each in running.server.connections if each.address.endswith(port)]
+        sends = [lambda each=each: each.send({"cmdid": 3}) for each in others]
+        together(busy, *sends, line.finish)
+        begun.wait()
+        late = stack.enter_context(running.line())
+        assert [each.reply()["code"] for each in others] == [0] * 5
+        late.sock.settimeout(3)
+        assert late.ask(PING)["code"] == 0
