@@ -285,6 +285,8 @@ class Runner(Carrier):
                 self._late_reply(request, reply)
                 return
         sent = 0 if request.oneway else connection.say(reply, request)
+        if self.detached:  # the result has code of its own, which waited
+            self._end(connection, request)
         self.request = None
         access = self._runners.access
         if access is not None:
@@ -324,6 +326,9 @@ class Runner(Carrier):
                     line = encode(reply)
                 except BaseException:  # the result may hold objects whose code raises anything
                     line = work.peer.encode_anyhow(reply, request)
+                if self.detached:  # the result has code of its own, which waited
+                    self._late_reply(request, reply)
+                    return
                 add(line)
             if access is not None:
                 access.note(request, reply, arrived, next(sizes), len(line) + bool(line))

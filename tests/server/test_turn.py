@@ -1,5 +1,6 @@
 """What can go wrong in a turn, or between its slices: it is one connection's affair."""
 
+import dataclasses
 import logging
 import threading
 import time
@@ -156,3 +157,32 @@ def test_what_came_on_a_connection_that_has_closed_is_not_taken_for_its_successo
         assert [each.reply()["code"] for each in others] == [0] * 5
         late.sock.settimeout(3)
         assert late.ask(PING)["code"] == 0
+
+
+@dataclasses.dataclass
+class Slow:
+    """A result whose own code waits when it is encoded."""
+
+    __slots__ = ()
+    field: int
+
+    @property
+    def field(self):
+        gevent.sleep(0.01)
+        return 1
+
+    @field.setter
+    def field(self, value):
+        pass
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_result_that_waits_when_it_is_encoded_is_sent_and_leaves_nothing_behind(commands, count):
+    commands.handler(3)(lambda request: Slow(1))
+    with serving(commands) as running, running.line() as line:
+        line.sock.settimeout(3)
+        for _ in range(3):
+            line.send(*[{"cmdid": 3}] * count)
+            assert [each["result"] for each in line.replies(count)] == [{"field": 1}] * count
+        assert line.ask(PING)["result"] == "pong"
+        eventually(lambda: not running.server.in_flight)
