@@ -15,6 +15,7 @@ Where the system has no epoll, each connection has a watcher after all.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -79,7 +80,7 @@ class Ready:
         self._turn: Turn | None = None
         self._more = False  # whether some that were found ready have not been read
         self._looks = self._looked = self._all_read = monotonic()
-        self._later: list[Callable[[], None]] = []
+        self._later: deque[Callable[[], None]] = deque()
         hub: Any = get_hub()
         self._loop = hub.loop
         # Not `run_callback`: of those gevent runs fifty in a row before the loop goes round.
@@ -118,9 +119,15 @@ class Ready:
         self.close()
 
     def _call_later(self) -> None:
-        functions, self._later = self._later, []
-        for function in functions:
-            function()
+        until = monotonic() + SLICE_SECONDS
+        try:
+            for _ in range(len(self._later)):
+                self._later.popleft()()
+                if monotonic() >= until:
+                    break
+        finally:
+            if self._later and not self._round.active:
+                self._round.start(self._call_later)
 
     def _note_before_look(self) -> None:
         """The loop is about to look for what is ready, and sleeps while nothing is."""

@@ -552,6 +552,8 @@ class Runners:
                     return False
                 connection, data = cast("Arrival", left)
                 connection.take(data, turn.arrived)
+            if monotonic() >= turn.until:
+                return False
 
     def run_batch(self, work: Work) -> None:
         """Run a batch: returns when every handler has returned or blocked."""

@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import threading
 import time
+from collections import Counter
 from contextlib import ExitStack
 
 import gevent
@@ -186,3 +187,50 @@ def test_a_result_that_waits_when_it_is_encoded_is_sent_and_leaves_nothing_behin
             assert [each["result"] for each in line.replies(count)] == [{"field": 1}] * count
         assert line.ask(PING)["result"] == "pong"
         eventually(lambda: not running.server.in_flight)
+
+
+def test_timers_are_on_time_while_handlers_compute_and_then_wait(commands):
+    ticks = []
+
+    @commands.handler(3)
+    def computing(request):
+        seen = len(ticks)
+        compute(0.02)
+        gevent.sleep(0)
+        return seen
+
+    def tick():
+        while True:
+            ticks.append(None)
+            gevent.sleep(0.001)
+
+    with serving(commands) as running, ExitStack() as stack:
+        busy, *lines = [stack.enter_context(running.line()) for _ in range(20)]
+        ticking = running.run(gevent.spawn, tick)
+        together(busy, *[lambda each=each: each.send({"cmdid": 3}) for each in lines])
+        seen = [line.reply()["result"] for line in lines]
+        running.run(ticking.kill)
+    assert max(Counter(seen).values()) <= 3
+
+
+def test_timers_are_on_time_while_long_batches_compute(commands):
+    ticks = []
+
+    @commands.handler(3)
+    def computing(request):
+        compute(0.001)
+        return len(ticks)
+
+    def tick():
+        while True:
+            ticks.append(None)
+            gevent.sleep(0.001)
+
+    batch = [{"cmdid": 3, "params": {"x": "x" * 500}}] * 10
+    with serving(commands) as running, ExitStack() as stack:
+        busy, *lines = [stack.enter_context(running.line()) for _ in range(20)]
+        ticking = running.run(gevent.spawn, tick)
+        together(busy, *[lambda each=each: each.send(*batch) for each in lines])
+        seen = [line.replies(10)[0]["result"] for line in lines]
+        running.run(ticking.kill)
+    assert max(Counter(seen).values()) <= 5
