@@ -15,6 +15,7 @@ Where the system has no epoll, each connection has a watcher after all.
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from time import monotonic
@@ -28,7 +29,9 @@ from gtcp.sockets import READ, original
 if TYPE_CHECKING:
     from gtcp.server.connection import Connection
 
-epoll: Any = original("select", "epoll")
+epoll: Any = None
+with contextlib.suppress(AttributeError):
+    epoll = original("select", "epoll")
 
 #: Connections served in one turn.
 AT_ONCE = 64
@@ -184,8 +187,8 @@ class _Epoll(Ready):
         self._watcher.start(self._wake)
 
     def add(self, fd: int, connection: Connection) -> None:
-        super().add(fd, connection)
         self._epoll.register(fd, READ)
+        super().add(fd, connection)
 
     def remove(self, fd: int) -> None:
         if fd in self.connections:

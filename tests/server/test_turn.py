@@ -2,6 +2,8 @@
 
 import dataclasses
 import logging
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -234,3 +236,8 @@ def test_timers_are_on_time_while_long_batches_compute(commands):
         seen = [line.replies(10)[0]["result"] for line in lines]
         running.run(ticking.kill)
     assert max(Counter(seen).values()) <= 5
+
+
+def test_without_epoll_the_server_can_be_imported():
+    program = "import select; del select.epoll; import gtcp.server.ready as r; assert not r.epoll"
+    subprocess.run([sys.executable, "-c", program], check=True)
