@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -81,8 +82,9 @@ class Ready:
         self.connections: dict[int, Connection] = {}
         self._serve = serve
         self._turn: Turn | None = None
-        self._more = False  # whether some that were found ready have not been read
-        self._looks = self._looked = self._all_read = monotonic()
+        self._found: dict[int, None] = {}  # descriptors found ready that have not been read
+        self._more = False  # whether there were any, or a turn, when the loop looked last
+        self._looks = self._looked = self._all_found = self._came = monotonic()
         self._later: deque[Callable[[], None]] = deque()
         hub: Any = get_hub()
         self._loop = hub.loop
@@ -101,6 +103,7 @@ class Ready:
     def remove(self, fd: int) -> None:
         """Read from it no more, if it is read from; call it before the descriptor is closed."""
         self.connections.pop(fd, None)
+        self._found.pop(fd, None)
 
     def later(self, function: Callable[[], None]) -> None:
         """Call this when the loop has gone round, so that others have had their turn."""
@@ -137,18 +140,26 @@ class Ready:
         self._looks = monotonic()
 
     def _note_after_look(self) -> None:
-        """What is ready now has come after the last look, if all was read that that one found."""
+        """What is ready now has come after the last look, if that one was for all."""
         before, self._looked = self._looked, monotonic()
         if self._looked - self._looks > SLEPT:  # nothing was: it has come this moment
-            self._all_read = self._looked
+            self._all_found = self._looked
         elif not self._more:
-            self._all_read = before
-        self._more = self._turn is not None
+            self._all_found = before
+        self._more = self._turn is not None or bool(self._found)
 
-    def _read(self, ready: list[tuple[int, int]]) -> None:
-        """Read from these connections, and begin a turn."""
+    def _read_found(self) -> None:
+        """Read from the next ones that were found ready, and begin a turn."""
+        if self._turn is not None or not self._found:
+            return
+        ready = list(islice(self._found, AT_ONCE))
+        for fd in ready:
+            del self._found[fd]
+        self._read(ready)
+
+    def _read(self, ready: Iterable[int]) -> None:
         arrivals: list[Arrival] = []
-        for fd, _events in ready:
+        for fd in ready:
             connection = self.connections[fd]
             try:
                 data = connection.recv(RECV_BYTES)
@@ -158,8 +169,7 @@ class Ready:
                 connection.close()
             else:
                 arrivals.append((connection, data))
-        self._more = self._more or len(ready) >= AT_ONCE
-        self._turn = Turn(iter(arrivals), self._all_read)
+        self._turn = Turn(iter(arrivals), self._came)
         self._go_on()
 
     def _go_on(self) -> None:
@@ -171,10 +181,12 @@ class Ready:
         try:
             done = self._serve(turn)
         finally:  # whatever happens, the rest has its turn
-            if done:
-                self._turn = None
-            else:
+            if not done:
                 self.later(self._go_on)
+            else:
+                self._turn = None
+                if self._found:
+                    self.later(self._read_found)
 
 
 class _Epoll(Ready):
@@ -202,8 +214,16 @@ class _Epoll(Ready):
         self._epoll.close()
 
     def _wake(self) -> None:
-        if self._turn is None:
-            self._read(self._epoll.poll(0, AT_ONCE))
+        if self._more:
+            return
+        self._came = self._all_found
+        ready = self._epoll.poll(0, AT_ONCE)
+        if len(ready) < AT_ONCE:
+            self._read([fd for fd, _events in ready])
+        else:
+            # Found now, all of them: else it would never be certain when the last ones came.
+            self._found = dict.fromkeys(fd for fd, _ in self._epoll.poll(0, len(self.connections)))
+            self._read_found()
 
 
 class _Watchers(Ready):
@@ -226,10 +246,12 @@ class _Watchers(Ready):
             watcher.close()
 
     def _wake(self, fd: int) -> None:
-        if self._turn is None and monotonic() < self._looked + SLICE_SECONDS:
-            self._read([(fd, READ)])
-        else:
-            self._more = True
+        if self._more:
+            return
+        if not self._found:
+            self._came = self._all_found
+            self.later(self._read_found)
+        self._found[fd] = None
 
 
 def make_ready(serve: Serve) -> Ready:

@@ -1,12 +1,13 @@
 """What can go wrong in a turn, or between its slices: it is one connection's affair."""
 
 import dataclasses
+import json
 import logging
 import subprocess
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from contextlib import ExitStack
 
 import gevent
@@ -236,6 +237,31 @@ def test_timers_are_on_time_while_long_batches_compute(commands):
         seen = [line.replies(10)[0]["result"] for line in lines]
         running.run(ticking.kill)
     assert max(Counter(seen).values()) <= 5
+
+
+def test_nobody_is_taken_for_late_because_many_are_ready_all_the_time(commands):
+    """More connections than one turn's, each with a request there when the last is answered."""
+
+    @commands.handler(3)
+    def computing(request):
+        compute(0.0002)
+
+    message = json.dumps({"cmdid": 3, "timeout": 1000}).encode() + b"\n"
+    wrongly = []
+    with serving(commands) as running, ExitStack() as stack:
+        lines = [stack.enter_context(running.line()) for _ in range(3 * ready.AT_ONCE)]
+        sent = {line: deque([time.monotonic()]) for line in lines}
+        for line in lines:
+            line.send(message)
+        until = time.monotonic() + 3
+        while time.monotonic() < until:
+            for line in lines:
+                sent[line].append(time.monotonic())
+                line.send(message)
+                waited = (line.reply()["code"], time.monotonic() - sent[line].popleft())
+                if waited[0] and waited[1] < 0.4:
+                    wrongly.append(waited)
+    assert not wrongly
 
 
 def test_without_epoll_the_server_can_be_imported():
