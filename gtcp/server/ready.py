@@ -168,6 +168,7 @@ class Ready:
             except OSError:
                 connection.close()
             else:
+                connection.active = self._looked  # not idle, however long its turn takes
                 arrivals.append((connection, data))
         self._turn = Turn(iter(arrivals), self._came)
         self._go_on()

@@ -264,6 +264,17 @@ def test_nobody_is_taken_for_late_because_many_are_ready_all_the_time(commands):
     assert not wrongly
 
 
+def test_a_connection_is_not_idle_while_what_it_sent_waits_for_its_turn(commands):
+    with serving(commands, idle_timeout=3) as running, ExitStack() as stack:
+        lines = [stack.enter_context(running.line()) for _ in range(15)]
+        for line in lines:
+            line.ask(PING)
+        time.sleep(1.9)
+        for line in lines:
+            line.send({"cmdid": 2})
+        assert [line.reply()["code"] for line in lines] == [0] * 15
+
+
 def test_without_epoll_the_server_can_be_imported():
     program = "import select; del select.epoll; import gtcp.server.ready as r; assert not r.epoll"
     subprocess.run([sys.executable, "-c", program], check=True)
