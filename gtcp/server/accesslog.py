@@ -66,14 +66,18 @@ class AccessLog:
             spawn(self.write)
 
     def write(self) -> None:
-        """Write what is noted; may wait, as log handlers do."""
-        self._due = False
-        entries, self._entries = self._entries, []
-        left_out, self._left_out = self._left_out, 0
-        if entries and self._log.isEnabledFor(logging.INFO):
-            self._write(list(map(_line, entries)))
-        if left_out:
-            self._log.warning("%d lines were left out: they came faster than written", left_out)
+        """Write what is noted; may wait, as log handlers do. What comes meanwhile waits too."""
+        try:
+            while self._entries or self._left_out:
+                entries, self._entries = self._entries, []
+                left_out, self._left_out = self._left_out, 0
+                if entries and self._log.isEnabledFor(logging.INFO):
+                    self._write(list(map(_line, entries)))
+                if left_out:
+                    message = "%d lines were left out: they came faster than written"
+                    self._log.warning(message, left_out)
+        finally:
+            self._due = False
 
     def _write(self, lines: list[str]) -> None:
         console = _only_console(self._log)

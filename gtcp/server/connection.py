@@ -426,7 +426,7 @@ class Connection:
         try:
             line = encode(reply)
             wrong = len(line) > self.longest_reply or line.find(b"\n") >= 0
-        except Exception:  # the result may hold objects whose code raises anything
+        except BaseException:  # the result may hold objects whose code raises anything
             wrong = True
         if wrong:
             line = self.encode_anyhow(reply, request)

@@ -15,7 +15,10 @@ Where the system has no epoll, each connection has a watcher after all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import contextlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +30,9 @@ from gtcp.sockets import READ, original
 if TYPE_CHECKING:
     from gtcp.server.connection import Connection
 
-epoll: Any = original("select", "epoll")
+epoll: Any = None
+with contextlib.suppress(AttributeError):
+    epoll = original("select", "epoll")
 
 #: Connections served in one turn.
 AT_ONCE = 64
@@ -77,9 +82,10 @@ class Ready:
         self.connections: dict[int, Connection] = {}
         self._serve = serve
         self._turn: Turn | None = None
-        self._more = False  # whether some that were found ready have not been read
-        self._looks = self._looked = self._all_read = monotonic()
-        self._later: list[Callable[[], None]] = []
+        self._found: dict[int, None] = {}  # descriptors found ready that have not been read
+        self._more = False  # whether there were any, or a turn, when the loop looked last
+        self._looks = self._looked = self._all_found = self._came = monotonic()
+        self._later: deque[Callable[[], None]] = deque()
         hub: Any = get_hub()
         self._loop = hub.loop
         # Not `run_callback`: of those gevent runs fifty in a row before the loop goes round.
@@ -97,6 +103,7 @@ class Ready:
     def remove(self, fd: int) -> None:
         """Read from it no more, if it is read from; call it before the descriptor is closed."""
         self.connections.pop(fd, None)
+        self._found.pop(fd, None)
 
     def later(self, function: Callable[[], None]) -> None:
         """Call this when the loop has gone round, so that others have had their turn."""
@@ -118,27 +125,41 @@ class Ready:
         self.close()
 
     def _call_later(self) -> None:
-        functions, self._later = self._later, []
-        for function in functions:
-            function()
+        until = monotonic() + SLICE_SECONDS
+        try:
+            for _ in range(len(self._later)):
+                self._later.popleft()()
+                if monotonic() >= until:
+                    break
+        finally:
+            if self._later and not self._round.active:
+                self._round.start(self._call_later)
 
     def _note_before_look(self) -> None:
         """The loop is about to look for what is ready, and sleeps while nothing is."""
         self._looks = monotonic()
 
     def _note_after_look(self) -> None:
-        """What is ready now has come after the last look, if all was read that that one found."""
+        """What is ready now has come after the last look, if that one was for all."""
         before, self._looked = self._looked, monotonic()
         if self._looked - self._looks > SLEPT:  # nothing was: it has come this moment
-            self._all_read = self._looked
+            self._all_found = self._looked
         elif not self._more:
-            self._all_read = before
-        self._more = self._turn is not None
+            self._all_found = before
+        self._more = self._turn is not None or bool(self._found)
 
-    def _read(self, ready: list[tuple[int, int]]) -> None:
-        """Read from these connections, and begin a turn."""
+    def _read_found(self) -> None:
+        """Read from the next ones that were found ready, and begin a turn."""
+        if self._turn is not None or not self._found:
+            return
+        ready = list(islice(self._found, AT_ONCE))
+        for fd in ready:
+            del self._found[fd]
+        self._read(ready)
+
+    def _read(self, ready: Iterable[int]) -> None:
         arrivals: list[Arrival] = []
-        for fd, _events in ready:
+        for fd in ready:
             connection = self.connections[fd]
             try:
                 data = connection.recv(RECV_BYTES)
@@ -147,9 +168,9 @@ class Ready:
             except OSError:
                 connection.close()
             else:
+                connection.active = self._looked  # not idle, however long its turn takes
                 arrivals.append((connection, data))
-        self._more = self._more or len(ready) >= AT_ONCE
-        self._turn = Turn(iter(arrivals), self._all_read)
+        self._turn = Turn(iter(arrivals), self._came)
         self._go_on()
 
     def _go_on(self) -> None:
@@ -157,10 +178,16 @@ class Ready:
         if turn is None:  # closed meanwhile
             return
         turn.until = monotonic() + SLICE_SECONDS
-        self._turn = None  # also if it fails
-        if not self._serve(turn):
-            self._turn = turn
-            self.later(self._go_on)
+        done = False
+        try:
+            done = self._serve(turn)
+        finally:  # whatever happens, the rest has its turn
+            if not done:
+                self.later(self._go_on)
+            else:
+                self._turn = None
+                if self._found:
+                    self.later(self._read_found)
 
 
 class _Epoll(Ready):
@@ -173,8 +200,8 @@ class _Epoll(Ready):
         self._watcher.start(self._wake)
 
     def add(self, fd: int, connection: Connection) -> None:
-        super().add(fd, connection)
         self._epoll.register(fd, READ)
+        super().add(fd, connection)
 
     def remove(self, fd: int) -> None:
         if fd in self.connections:
@@ -188,8 +215,16 @@ class _Epoll(Ready):
         self._epoll.close()
 
     def _wake(self) -> None:
-        if self._turn is None:
-            self._read(self._epoll.poll(0, AT_ONCE))
+        if self._more:
+            return
+        self._came = self._all_found
+        ready = self._epoll.poll(0, AT_ONCE)
+        if len(ready) < AT_ONCE:
+            self._read([fd for fd, _events in ready])
+        else:
+            # Found now, all of them: else it would never be certain when the last ones came.
+            self._found = dict.fromkeys(fd for fd, _ in self._epoll.poll(0, len(self.connections)))
+            self._read_found()
 
 
 class _Watchers(Ready):
@@ -212,10 +247,12 @@ class _Watchers(Ready):
             watcher.close()
 
     def _wake(self, fd: int) -> None:
-        if self._turn is None and monotonic() < self._looked + SLICE_SECONDS:
-            self._read([(fd, READ)])
-        else:
-            self._more = True
+        if self._more:
+            return
+        if not self._found:
+            self._came = self._all_found
+            self.later(self._read_found)
+        self._found[fd] = None
 
 
 def make_ready(serve: Serve) -> Ready:

@@ -25,6 +25,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, cast, final
 
 from gevent import GreenletExit, get_hub, spawn
+from gevent.exceptions import BlockingSwitchOutError
 from greenlet import greenlet
 
 from gtcp.deadline import Alarm, Carrier, earliest
@@ -285,6 +286,8 @@ class Runner(Carrier):
                 self._late_reply(request, reply)
                 return
         sent = 0 if request.oneway else connection.say(reply, request)
+        if self.detached:  # the result has code of its own, which waited
+            self._end(connection, request)
         self.request = None
         access = self._runners.access
         if access is not None:
@@ -324,6 +327,9 @@ class Runner(Carrier):
                     line = encode(reply)
                 except BaseException:  # the result may hold objects whose code raises anything
                     line = work.peer.encode_anyhow(reply, request)
+                if self.detached:  # the result has code of its own, which waited
+                    self._late_reply(request, reply)
+                    return
                 add(line)
             if access is not None:
                 access.note(request, reply, arrived, next(sizes), len(line) + bool(line))
@@ -526,8 +532,12 @@ class Runners:
         """
         while True:
             runner = self._idle.pop() if self._idle else Runner(self)
-            left: Arrival | Turn | None = runner.switch(turn)
+            left: Any = runner.switch(turn)  # Arrival, Turn or None
             work, request = runner.work, runner.request
+            while work is None and request is None and left == ():
+                # A Struct's __post_init__ waits: here it may as little as in the hub.
+                left = runner.throw(BlockingSwitchOutError("params can't wait"))
+                work, request = runner.work, runner.request
             if work is not None:
                 self._blocked(runner, work)
                 self.run_batch(work)
@@ -543,6 +553,8 @@ class Runners:
                     return False
                 connection, data = cast("Arrival", left)
                 connection.take(data, turn.arrived)
+            if monotonic() >= turn.until:
+                return False
 
     def run_batch(self, work: Work) -> None:
         """Run a batch: returns when every handler has returned or blocked."""

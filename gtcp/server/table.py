@@ -136,7 +136,7 @@ class Table:
             return None
         try:
             return list(map(self._decode, lines))
-        except Exception:
+        except BaseException:  # a Struct's __post_init__ may raise anything
             return None  # some line is not right: the slow way says which, and why
 
     def read_one(self, data: bytes) -> Request[Any] | None:
@@ -153,7 +153,7 @@ class Table:
             return None
         try:
             request: Request[Any] = self._decode(data)
-        except Exception:
+        except BaseException:  # as above
             return None
         return request if request.timeout != 0 else None
 
@@ -198,7 +198,7 @@ class Table:
             request: Request[Any] = command.decode(encode(fields))
         except UNREADABLE as exc:
             why = without_values(exc)
-        except Exception as exc:  # of code of the application: a Struct's __post_init__
+        except BaseException as exc:  # of code of the application: a Struct's __post_init__
             why = type(exc).__name__
         else:
             return request
