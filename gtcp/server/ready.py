@@ -218,8 +218,8 @@ class _Epoll(Ready):
         if self._more:
             return
         self._came = self._all_found
-        ready = self._epoll.poll(0, AT_ONCE)
-        if len(ready) < AT_ONCE:
+        ready = self._epoll.poll(0, AT_ONCE + 1)
+        if len(ready) <= AT_ONCE:
             self._read([fd for fd, _events in ready])
         else:
             # Found now, all of them: else it would never be certain when the last ones came.
