@@ -1,7 +1,7 @@
 """Plain non-blocking sockets, as both sides use them: gevent's watchers, but not its socket.
 
 gevent's own socket class tries every ``recv`` once in vain and sets a watcher up for each
-wait; the connections of gtcp keep one read watcher each, and need the system's socket.
+wait; gtcp watches its connections for their whole lives, and needs the system's socket.
 """
 
 from __future__ import annotations

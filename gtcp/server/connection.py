@@ -1,9 +1,8 @@
 """One connection: reads lines, has them run, writes the replies.
 
-Everything here happens in the hub, called back by the event loop, so a connection that
-waits costs no greenlet. Only what is logged is logged in one, since a log handler may wait. A
-read watcher stays started for the connection's whole life: gevent's ``recv`` would try in vain
-first and set one up for every wake-up.
+What has come is read for all connections together (see ``ready``), and served in the hub or by
+a runner that the hub has switched into, so a connection that waits costs no greenlet. Nothing
+here waits. What is logged is logged in a greenlet of its own, since a log handler may wait.
 
 Life of a connection::
 

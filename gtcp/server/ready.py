@@ -7,10 +7,11 @@ each, and reading and serving by turns would throw each other's code out of the 
 
 Handlers that compute make long turns. A turn is cut into slices, between which the loop goes round,
 so that timers are on time. Nothing more is read meanwhile: it waits in the kernel, and when it
-came is not known. It is taken to have come when it was last certain that nothing had, so that a
+came is not known. It is taken to have come when all was last found that was there, so that a
 request which may be late is not run (and under load, all but in vain).
 
-Where the system has no epoll, each connection has a watcher after all.
+Where the system has no epoll, each connection has a watcher after all; what they find is read in
+the next round of the loop.
 """
 
 from __future__ import annotations
@@ -90,11 +91,7 @@ class Ready:
         self._loop = hub.loop
         # Not `run_callback`: of those gevent runs fifty in a row before the loop goes round.
         self._round = self._loop.timer(0)
-        # Next to the look on both sides: behind gevent's callbacks, before all other watchers.
-        self._before_look = self._loop.prepare(ref=False, priority=self._loop.MINPRI)
-        self._before_look.start(self._note_before_look)
-        self._after_look = self._loop.check(ref=False, priority=self._loop.MAXPRI)
-        self._after_look.start(self._note_after_look)
+        self._around_looks = self._watch_looks()
 
     def add(self, fd: int, connection: Connection) -> None:
         """Read from this connection from now on."""
@@ -115,7 +112,7 @@ class Ready:
         """Read and serve nothing any more."""
         self._turn = None
         self._later.clear()
-        for watcher in (self._before_look, self._after_look, self._round):
+        for watcher in (*self._around_looks, self._round):
             watcher.stop()
             watcher.close()
 
@@ -134,6 +131,27 @@ class Ready:
         finally:
             if self._later and not self._round.active:
                 self._round.start(self._call_later)
+
+    def _watch_looks(self) -> list[Any]:
+        """Watchers on both sides of each look: behind callbacks, before all other watchers.
+
+        None where gevent's loop is libuv, which has no such watchers.
+        """
+        try:
+            before = self._loop.prepare(ref=False, priority=self._loop.MINPRI)
+        except TypeError:
+            return []
+        before.start(self._note_before_look)
+        after = self._loop.check(ref=False, priority=self._loop.MAXPRI)
+        after.start(self._note_after_look)
+        return [before, after]
+
+    def _may_read(self) -> bool:
+        """Whether nothing that was found or read before is still to be served."""
+        if not self._around_looks:
+            self._all_found = monotonic()
+            self._more = self._turn is not None or bool(self._found)
+        return not self._more
 
     def _note_before_look(self) -> None:
         """The loop is about to look for what is ready, and sleeps while nothing is."""
@@ -215,7 +233,7 @@ class _Epoll(Ready):
         self._epoll.close()
 
     def _wake(self) -> None:
-        if self._more:
+        if not self._may_read():
             return
         self._came = self._all_found
         ready = self._epoll.poll(0, AT_ONCE + 1)
@@ -247,11 +265,14 @@ class _Watchers(Ready):
             watcher.close()
 
     def _wake(self, fd: int) -> None:
-        if self._more:
-            return
-        if not self._found:
+        if self._found:
+            if self._more:  # those of an earlier look, which came before
+                return
+        elif self._may_read():
             self._came = self._all_found
             self.later(self._read_found)
+        else:
+            return
         self._found[fd] = None
 
 

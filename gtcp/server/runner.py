@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from math import inf
 from operator import length_hint
 from time import monotonic
-from typing import TYPE_CHECKING, Any, cast, final
+from typing import TYPE_CHECKING, Any, final
 
 from gevent import GreenletExit, get_hub, spawn
 from gevent.exceptions import BlockingSwitchOutError
@@ -69,8 +69,7 @@ class Work(Batch, gc=False):
         pending: the items that no runner has taken yet; shared by the runners that follow
             one another.
         replies: the lines of the requests that ran quickly, in their order, without newlines.
-        quick: whether nothing needs a closer look: all requests, none to be queued, refused
-            or logged.
+        quick: whether nothing needs a closer look: all requests, none to be queued or refused.
     """
 
     peer: Connection
@@ -551,7 +550,7 @@ class Runners:
                     return True
                 if left is turn:
                     return False
-                connection, data = cast("Arrival", left)
+                connection, data = left
                 connection.take(data, turn.arrived)
             if monotonic() >= turn.until:
                 return False
