@@ -130,6 +130,8 @@ def _load_authorities(context: ssl.SSLContext, ca: str) -> None:
 
 
 def _why(exc: Exception) -> str:
+    if isinstance(exc, ssl.SSLError) and not exc.reason:  # OpenSSL says no more than "PEM lib"
+        return "there is nothing in PEM form in it that would be needed"
     return explain(exc) if isinstance(exc, OSError) else str(exc)
 
 

@@ -20,7 +20,9 @@ from gtcp.server.logger import ACCESS, Console
 #: Lines that wait to be written; what comes on top while a log handler is stuck is counted.
 MAX_WAITING = 10_000
 
-#: Peer, cmdid, code, seconds, bytes received, bytes sent.
+LINE = "%s %d %d %.1fms in=%d out=%d"
+
+#: What a line says: peer, cmdid, code, milliseconds, bytes received, bytes sent.
 Entry = tuple[str, int, int, float, int, int]
 
 
@@ -49,8 +51,8 @@ class AccessLog:
             sent: bytes of its reply's line, 0 when it got none.
         """
         code = 0 if isinstance(reply, Success) else reply.code
-        seconds = monotonic() - started
-        self._add((request.address, request.cmdid, code, seconds, received, sent))
+        taken = (monotonic() - started) * 1000
+        self._add((request._batch.peer.address, request.cmdid, code, taken, received, sent))
 
     def note_refused(self, address: str, cmdid: int, code: int, received: int, sent: int) -> None:
         """A request has been refused before anything was run; for the rest as ``note``."""
@@ -72,7 +74,7 @@ class AccessLog:
                 entries, self._entries = self._entries, []
                 left_out, self._left_out = self._left_out, 0
                 if entries and self._log.isEnabledFor(logging.INFO):
-                    self._write(list(map(_line, entries)))
+                    self._write(list(map(LINE.__mod__, entries)))
                 if left_out:
                     message = "%d lines were left out: they came faster than written"
                     self._log.warning(message, left_out)
@@ -90,11 +92,6 @@ class AccessLog:
     def _record(self, line: str = "") -> logging.LogRecord:
         name = self._log.name
         return self._log.makeRecord(name, logging.INFO, __file__, 0, line, (), None)
-
-
-def _line(entry: Entry) -> str:
-    peer, cmdid, code, seconds, received, sent = entry
-    return f"{peer} {cmdid} {code} {seconds * 1000:.1f}ms in={received} out={sent}"
 
 
 def _only_console(log: logging.Logger) -> Console | None:

@@ -303,6 +303,8 @@ class Server:
             SettingsError: as for ``start``.
         """
         self.start()
+        if self.settings.workers > 1:
+            log.warning("workers: one process serves here; gtcp serve --workers starts several")
         stopping = []
 
         def stop() -> None:

@@ -111,9 +111,13 @@ class GtcpWorker(Worker):
         """Load the application.
 
         Raises:
-            AppImportError: it is not a ``gtcp.Server``; gunicorn then stops altogether.
+            AppImportError: it is not a ``gtcp.Server``, or its settings are not what they should
+                be; gunicorn then stops altogether.
         """
-        super().load_wsgi()
+        try:
+            super().load_wsgi()
+        except SettingsError as exc:  # one line, and the end: it would be the same again
+            raise AppImportError(str(exc)) from exc
         if isinstance(self.wsgi, Server):
             self.server = self.wsgi
         elif not self._waits_for_correction():

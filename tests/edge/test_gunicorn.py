@@ -73,6 +73,12 @@ class TestExposure:
         assert self.MESSAGE in master.log
         assert "Traceback" not in master.log
 
+    def test_gunicorn_says_in_one_line_that_a_setting_is_unknown(self, start: Start) -> None:
+        master = start(*GUNICORN, "-b", "127.0.0.1:0", "app:server", no_such_setting="1")
+        assert master.end() == 4
+        assert master.log.count("GTCP_NO_SUCH_SETTING") == 1
+        assert "Traceback" not in master.log
+
     @pytest.mark.parametrize("workers", ["1", "2"])
     def test_serve_is_one_line_and_status_2(self, start: Start, workers: str) -> None:
         arguments = ("-m", "gtcp", "serve", "app", "--bind", "0.0.0.0:0", "--workers", workers)

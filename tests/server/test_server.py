@@ -438,6 +438,15 @@ def test_a_line_of_json_is_all_a_client_needs():
         assert line.at_end()
 
 
+def test_serve_forever_says_that_it_is_one_process(caplog):
+    server = gtcp.Server(gtcp.Settings(port=0, workers=2))
+    gevent.spawn_later(0.01, server.stop)
+    server.serve_forever()
+    assert [each.getMessage() for each in caplog.records] == [
+        "workers: one process serves here; gtcp serve --workers starts several"
+    ]
+
+
 def test_a_server_that_is_started_and_stopped_leaves_nothing_behind():
     commands = gtcp.Commands()
     commands.handler(1)(lambda request: gevent.sleep(0.001))
