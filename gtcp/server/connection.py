@@ -219,7 +219,6 @@ class Connection:
         items = self._context.table.read_plain(data)
         if items is None:
             return None
-        self.active = now
         self.handled += len(items)
         return Work(self, data, now, items, iter(items), [])
 

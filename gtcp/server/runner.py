@@ -268,7 +268,6 @@ class Runner(Carrier):
     ) -> None:
         """Answer a request that came alone."""
         connection.handled += 1
-        connection.active = batch.arrived
         request._batch = batch
         self.request = request
         timeout = request.timeout

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter, deque
 from contextlib import ExitStack
+from time import monotonic
 
 import gevent
 import msgspec
@@ -266,13 +267,29 @@ def test_nobody_is_taken_for_late_because_many_are_ready_all_the_time(commands):
 
 
 def test_a_connection_is_not_idle_while_what_it_sent_waits_for_its_turn(commands):
-    with serving(commands, idle_timeout=3) as running, ExitStack() as stack:
+    began = []
+
+    @commands.handler(8)
+    def holds_up(request):
+        began.append(True)
+        time.sleep(0.4)
+
+    @commands.handler(9)
+    def looks(request):
+        for each in list(running.server.connections):
+            each._idle_timeout = 10
+            each.sweep(monotonic() + 9.3)
+
+    with serving(commands) as running, ExitStack() as stack:
         lines = [stack.enter_context(running.line()) for _ in range(15)]
+        busy = stack.enter_context(running.line())
         for line in lines:
             line.ask(PING)
-        time.sleep(1.9)
+        time.sleep(0.6)
+        busy.send({"cmdid": 8})
+        eventually(lambda: began)
         for line in lines:
-            line.send({"cmdid": 2})
+            line.send({"cmdid": 9})
         assert [line.reply()["code"] for line in lines] == [0] * 15
 
 
