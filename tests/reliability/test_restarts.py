@@ -18,7 +18,7 @@ from tests.ledger.messages import RUN, Done
 from tests.server.gunicorn_process import GUNICORN, Supervised
 
 ROOT = Path(__file__).parents[2]
-RESTARTS = int(os.environ.get("GTCP_RESTARTS", "15"))
+RESTARTS = int(os.environ.get("LEDGER_RESTARTS", "15"))
 CALLERS = 8
 
 
