@@ -98,11 +98,10 @@ def _only_console(log: logging.Logger) -> Console | None:
     """The one handler that the log's records reach, if it is gtcp's own and nothing filters."""
     handlers: list[logging.Handler] = []
     at: logging.Logger | None = log
-    filters = list(log.filters)
     while at is not None:
         handlers += at.handlers
         at = at.parent if at.propagate else None
-    if filters or len(handlers) != 1 or logging.root.manager.disable >= logging.INFO:
+    if log.filters or len(handlers) != 1 or logging.root.manager.disable >= logging.INFO:
         return None
     only = handlers[0]
     return only if type(only) is Console and only.takes_lines else None

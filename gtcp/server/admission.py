@@ -148,8 +148,7 @@ class Admission:
         limit = self._context.settings.max_connections_per_address
         if limit is not None and self._context.hosts[host_of(entrant.address)] > limit:
             busy = "too many connections from this address"
-            self._context.strangers.warning("%s: %s; closing", entrant.address, busy)
-            connection.reject(Rejection(OVERLOADED, busy), logged=True)
+            connection.reject(Rejection(OVERLOADED, busy))
         elif entrant.received:
             connection.take(entrant.received, monotonic())
 

@@ -196,11 +196,6 @@ class Connection:
         """Whether it is read from: not while the peer takes no replies, or many requests wait."""
         return self._fd in self._runners.ready.connections
 
-    @property
-    def line_begun(self) -> bool:
-        """Whether the peer has sent a part of a line and not its end."""
-        return self.buffer.begun
-
     # Reading
 
     def take(self, data: bytes, now: float) -> None:
@@ -560,10 +555,7 @@ class Connection:
             return
         self._closed = self.leaving = True
         self._read_no_further()
-        for watcher in (self._writer, self._timer):
-            if watcher is not None:
-                watcher.stop()
-                watcher.close()
+        self._stop_watching()
         self._sock.close()
         self._out.clear()
         self._unsent = memoryview(b"")
@@ -577,11 +569,14 @@ class Connection:
     def abandon(self) -> None:
         """In a forked child: close the copy of the descriptor without a word to the peer."""
         self._closed = self.leaving = True
+        self._stop_watching()
+        close_quietly(self._sock)
+
+    def _stop_watching(self) -> None:
         for watcher in (self._writer, self._timer):
             if watcher is not None:
                 watcher.stop()
                 watcher.close()
-        close_quietly(self._sock)
 
     def one_less(self) -> None:
         """A call of this connection has ended; called by its runner."""
@@ -594,7 +589,7 @@ class Connection:
         if _over(self.stalled, settings.write_timeout, now):
             self._context.strangers.warning("%s: takes no replies; closing", self.address)
             self.close()
-        elif self.line_begun:
+        elif self.buffer.begun:
             # While it is not read from, the peer can't be blamed.
             if self._begun is None or self._begun[1] != self.handled or not self.reading:
                 self._begun = now, self.handled

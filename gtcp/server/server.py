@@ -387,8 +387,7 @@ class Server:
             sock.close()
             return
         if refusal:
-            context.strangers.warning("%s: %s; closing", address, refusal)
-            connection.reject(Rejection(OVERLOADED, refusal), logged=True)
+            connection.reject(Rejection(OVERLOADED, refusal))
 
     def _wait_until_empty(self, context: Context, until: float) -> None:
         while context.busy and monotonic() < until:
