@@ -66,6 +66,13 @@ class Gate:
             self.waiting -= 1
 
 
+def compute(seconds: float) -> None:
+    """Keep the processor busy, as a handler does that never waits."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        pass
+
+
 class Serving:
     """A server that runs in an OS thread of its own, with a hub of its own.
 
@@ -174,6 +181,22 @@ def serving(target: gtcp.Server | gtcp.Commands, **settings: Any) -> Iterator[Se
         logging.getLogger(SERVER).removeHandler(ours)
     wrong = running.errors + ours.messages
     assert not wrong, wrong
+
+
+@contextmanager
+def ticking(running: Serving, ticks: list[None]) -> Iterator[None]:
+    """A greenlet beside a server that adds a tick each millisecond, if it gets its turn."""
+
+    def tick() -> None:
+        while True:
+            ticks.append(None)
+            gevent.sleep(0.001)
+
+    greenlet = running.run(gevent.spawn, tick)
+    try:
+        yield
+    finally:
+        running.run(greenlet.kill)
 
 
 class _OurErrors(logging.Handler):

@@ -11,7 +11,7 @@ import pytest
 import gtcp
 from gtcp.server import ready
 from gtcp.server.table import Table
-from tests.helpers import Gate, Serving, eventually, serving
+from tests.helpers import Gate, Serving, compute, eventually, serving, ticking
 
 PING = {"cmdid": 0}
 
@@ -115,12 +115,6 @@ def test_a_request_whose_deadline_passed_behind_another_connections_handler_is_l
     assert set(codes[1:]) <= {0, 408}
 
 
-def compute(seconds):
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        pass
-
-
 def test_timers_are_on_time_while_many_handlers_compute(commands):
     ticks = []
 
@@ -129,20 +123,14 @@ def test_timers_are_on_time_while_many_handlers_compute(commands):
         compute(0.02)
         return len(ticks)
 
-    def tick():
-        while True:
-            ticks.append(None)
-            gevent.sleep(0.001)
-
     with serving(commands) as running, ExitStack() as stack:
         lines = [stack.enter_context(running.line()) for _ in range(20)]
         busy = stack.enter_context(running.line())
-        ticking = running.run(gevent.spawn, tick)
+        stack.enter_context(ticking(running, ticks))
         busy.send({"cmdid": 2})
         for line in lines:
             line.send({"cmdid": 3})
         seen = [line.reply()["result"] for line in lines]
-        running.run(ticking.kill)
     assert len(set(seen)) > 2  # a slice ends one handler late
 
 
@@ -155,19 +143,13 @@ def test_timers_are_on_time_while_one_sends_many_requests_at_once(commands, conn
         compute(0.004)
         return len(ticks)
 
-    def tick():
-        while True:
-            ticks.append(None)
-            gevent.sleep(0.001)
-
     with serving(commands) as running, ExitStack() as stack:
         lines = [stack.enter_context(running.line()) for _ in range(connections)]
-        ticking = running.run(gevent.spawn, tick)
+        stack.enter_context(ticking(running, ticks))
         count = 120 // connections
         for line in lines:
             line.send(*[{"cmdid": 3, "params": {"padding": "x" * 80}}] * count)
         seen = [[each["result"] for each in line.replies(count)] for line in lines]
-        running.run(ticking.kill)
     # The first piece is long; by how long it took, the next ones are small.
     assert len({each for row in seen for each in row}) > 5
 

@@ -18,15 +18,9 @@ from gevent.event import Event
 
 import gtcp
 from gtcp.server import ready
-from tests.helpers import eventually, serving
+from tests.helpers import compute, eventually, serving, ticking
 
 PING = {"cmdid": 1, "id": 0}
-
-
-def compute(seconds):
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        pass
 
 
 @pytest.fixture(params=["epoll", "watchers"])
@@ -203,17 +197,11 @@ def test_timers_are_on_time_while_handlers_compute_and_then_wait(commands):
         gevent.sleep(0)
         return seen
 
-    def tick():
-        while True:
-            ticks.append(None)
-            gevent.sleep(0.001)
-
     with serving(commands) as running, ExitStack() as stack:
         busy, *lines = [stack.enter_context(running.line()) for _ in range(20)]
-        ticking = running.run(gevent.spawn, tick)
+        stack.enter_context(ticking(running, ticks))
         together(busy, *[lambda each=each: each.send({"cmdid": 3}) for each in lines])
         seen = [line.reply()["result"] for line in lines]
-        running.run(ticking.kill)
     assert max(Counter(seen).values()) <= 3
 
 
@@ -225,18 +213,12 @@ def test_timers_are_on_time_while_long_batches_compute(commands):
         compute(0.001)
         return len(ticks)
 
-    def tick():
-        while True:
-            ticks.append(None)
-            gevent.sleep(0.001)
-
     batch = [{"cmdid": 3, "params": {"x": "x" * 500}}] * 10
     with serving(commands) as running, ExitStack() as stack:
         busy, *lines = [stack.enter_context(running.line()) for _ in range(20)]
-        ticking = running.run(gevent.spawn, tick)
+        stack.enter_context(ticking(running, ticks))
         together(busy, *[lambda each=each: each.send(*batch) for each in lines])
         seen = [line.replies(10)[0]["result"] for line in lines]
-        running.run(ticking.kill)
     assert max(Counter(seen).values()) <= 5
 
 
