@@ -247,6 +247,8 @@ class Connection:
                 self._turn_away(self.buffer.feed(data))
             return
         lines = self.buffer.feed(data)
+        if self.buffer.begun:
+            self._context.owing.add(self)
         if len(lines) > self._piece:
             self._held = lines
             self._go_on()
@@ -475,6 +477,7 @@ class Connection:
     def _stall(self) -> None:
         """The peer takes no more at the moment: wait for it, and read nothing meanwhile."""
         self.stalled = monotonic()
+        self._context.owing.add(self)
         self._read_no_further()
         if self._writer is None:
             self._writer = get_hub().loop.io(self._sock.fileno(), WRITE)
@@ -584,7 +587,7 @@ class Connection:
             get_hub().loop.run_callback(self._after_call)
 
     def sweep(self, now: float) -> None:
-        """Look for what takes too long; called about once a second, so that nothing else is."""
+        """Look for what takes too long; called now and then, and often while something is owed."""
         settings = self._context.settings
         if _over(self.stalled, settings.write_timeout, now):
             self._context.strangers.warning("%s: takes no replies; closing", self.address)
@@ -595,8 +598,11 @@ class Connection:
                 self._begun = now, self.handled
             elif _over(self._begun[0], settings.line_timeout, now) and not self.leaving:
                 self.reject(Rejection(BAD_REQUEST, "the line was not finished in time"))
-        elif not self.in_flight and _over(self.active, self._idle_timeout, now):
-            self.go_away()
+        else:
+            if self.stalled is None:
+                self._context.owing.discard(self)
+            if not self.in_flight and _over(self.active, self._idle_timeout, now):
+                self.go_away()
 
     def _after_call(self) -> None:
         if self._closed:

@@ -26,6 +26,7 @@ class Context:
 
     Attributes:
         strangers: where it is logged what peers did that they should not.
+        owing: the connections whose peer has begun a line, or takes no replies.
         hosts: open connections by peer host.
         entering: sockets that have not shown yet who they are.
         handled_before: requests taken by connections that are closed.
@@ -42,6 +43,7 @@ class Context:
         )
         self.strangers = Throttled(log)
         self.connections: set[Connection] = set()
+        self.owing: set[Connection] = set()
         self.hosts: Counter[str] = Counter()
         limit = settings.max_connections
         self.max_connections = inf if limit is None else limit
@@ -56,6 +58,7 @@ class Context:
     def gone(self, connection: Connection) -> None:
         """Count a connection out that has closed."""
         self.connections.discard(connection)
+        self.owing.discard(connection)
         self.handled_before += connection.handled
         self.one_less_of(host_of(connection.address))
 

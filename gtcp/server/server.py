@@ -217,7 +217,9 @@ class Server:
         # Several processes on one listener share better when each takes one at a time.
         shared = not self._own_listeners
         self._listeners = [Listener(each, self._accepted, shared=shared) for each in sockets]
-        self._sweeper = Sweeper(self._context.connections)
+        self._sweeper = Sweeper(
+            self._context.connections, self._context.owing, self.settings.idle_timeout
+        )
 
     def stop(self, timeout: float | None = None) -> None:
         """Drain and stop: returns when nothing is in flight any more.

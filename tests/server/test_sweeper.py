@@ -41,7 +41,7 @@ def seen() -> list[Any]:
 @pytest.fixture
 def connections(seen: list[Any]) -> Iterator[set[Any]]:
     connections: set[Any] = {Slow(seen) for _ in range(20)}
-    sweeper = Sweeper(connections)
+    sweeper = Sweeper(connections, (), 0.001)
     yield connections
     sweeper.stop()
     count = len(seen)
@@ -72,3 +72,35 @@ def test_one_that_has_closed_is_left_alone(seen: list[Any], connections: set[Any
     while len(seen) < 30:
         gevent.sleep(0.001)
     assert closed not in seen
+
+
+class Quick:
+    """What is looked at in no time."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def sweep(self, now: float) -> None:
+        self.seen += 1
+
+
+def test_those_that_owe_something_are_looked_at_each_time_the_others_in_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "IDLE_SHARE", 0.1)
+    owing, idle = Quick(), {Quick() for _ in range(10)}
+    connections: Any = {owing, *idle}
+    sweeper = Sweeper(connections, {owing}, 10 * 10 * module.SECONDS)  # all of them in ten looks
+    while owing.seen < 30:
+        gevent.sleep(0.001)
+    sweeper.stop()
+    assert all(1 <= each.seen <= owing.seen / 4 for each in idle)
+
+
+def test_without_an_idle_timeout_only_those_that_owe_something_are_looked_at() -> None:
+    owing, idle = Quick(), Quick()
+    sweeper = Sweeper({owing, idle}, {owing}, None)  # type: ignore[arg-type]
+    while owing.seen < 3:
+        gevent.sleep(0.001)
+    sweeper.stop()
+    assert not idle.seen
