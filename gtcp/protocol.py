@@ -169,6 +169,7 @@ class Head(msgspec.Struct):
 
     cmdid: int
     id: Id | None = None
+    timeout: Milliseconds | None = None
     oneway: bool = False
 
 

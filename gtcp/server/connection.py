@@ -35,22 +35,23 @@ from gtcp.identity import fits
 from gtcp.protocol import (
     BAD_REQUEST,
     GOING_AWAY,
-    OVERLOADED,
     OWN_CMDID,
     TOO_LARGE,
     Failure,
+    Head,
     LineBuffer,
     Request,
     Success,
     encode,
     encode_lines,
 )
+from gtcp.server.backlog import Held
 from gtcp.server.command import Command
 from gtcp.server.logger import SERVER, escape
 from gtcp.server.outcome import encode_safely
-from gtcp.server.ready import SLICE_SECONDS
-from gtcp.server.runner import Runner, Work, overloaded, report
-from gtcp.server.table import Item, Rejection, is_cancel
+from gtcp.server.ready import RECV_BYTES, SLICE_SECONDS
+from gtcp.server.runner import Runner, Work, in_vain, late, overloaded, report
+from gtcp.server.table import Item, Rejection, is_cancel, size_of
 from gtcp.sockets import WRITE, close_quietly, peer_of
 
 if TYPE_CHECKING:
@@ -66,6 +67,16 @@ PIECE_BYTES = 4096
 
 #: The same for a connection of which nothing is known yet: its handlers may be slow.
 FIRST_PIECE_BYTES = 512
+
+#: Seconds for which a connection goes on with what it holds before others have their turn.
+STRETCH_SECONDS = 0.0005
+
+#: Waiting for less is not worth a look at whether it is too long: the refusal comes as soon.
+SHORT_SECONDS = 0.01
+
+#: How much longer than estimated the wait for a turn may turn out to be: what would be served
+#: at the last moment is served in vain.
+MARGIN = 1.25
 
 #: Replies of handlers that do not wait are kept for one `send`, but no more than this.
 MAX_QUEUED = 100
@@ -105,12 +116,11 @@ class Connection:
     """
 
     __slots__ = (
+        "_begun",
         "_closed",
         "_context",
         "_fd",
         "_flushing",
-        "_begun",
-        "_going_on",
         "_goodbye",
         "_half_closed",
         "_held",
@@ -174,8 +184,7 @@ class Connection:
         self._closed = False
         self._lingering = False
         self._turning_away = False  # requests with an id are still told that they don't run
-        self._going_on = False
-        self._held = b""  # lines that were received and have to wait
+        self._held: Held | None = None  # what was received and has to wait
         self._paused: Any = None  # the runner that waits until the peer takes replies
         self._linger_seconds = GOODBYE_SECONDS
         self._goodbye = b""  # the last line, until it is said
@@ -200,12 +209,11 @@ class Connection:
 
     def take(self, data: bytes, now: float) -> None:
         """Serve what was received, with a closer look; called in the hub."""
-        self.active = now
-        try:
-            self._received(data, now)
-        except Exception:  # ours to mend; this connection is lost, the others go on
-            report(self.address)
-            self.close()
+        self._receive(data, now, waits=False)
+
+    def hold(self, data: bytes, now: float) -> None:
+        """Have what was received wait for its turn, as others do; called in the hub."""
+        self._receive(data, now, waits=True)
 
     def batch(self, data: bytes, now: float) -> Work | None:
         """Several lines that came together as a batch; None when they need a closer look."""
@@ -233,79 +241,148 @@ class Connection:
         """
         if seconds > SLICE_SECONDS:
             self._piece = max(self._piece // 8, 1)
-        elif self._piece < self._longest_piece:
+        elif seconds < SLICE_SECONDS / 4 and self._piece < self._longest_piece:
             self._piece = min(2 * self._piece, self._longest_piece)
 
-    def _received(self, data: bytes, now: float) -> None:
-        if self._closed:  # while it waited for its turn
-            return
-        if not data:
-            self._end_of_stream()
-            return
-        if self.leaving:
-            if self._turning_away:
+    def _receive(self, data: bytes, now: float, *, waits: bool) -> None:
+        self.active = now
+        try:
+            if self._closed:  # while it waited for its turn
+                pass
+            elif not data:
+                self._no_more_comes(now)
+            elif not self.leaving:
+                self._received(data, now, waits=waits)
+            elif self._turning_away:
                 self._turn_away(self.buffer.feed(data))
-            return
+        except Exception:  # ours to mend; this connection is lost, the others go on
+            report(self.address)
+            self.close()
+
+    def _received(self, data: bytes, now: float, *, waits: bool) -> None:
         lines = self.buffer.feed(data)
         if self.buffer.begun:
             self._context.owing.add(self)
-        if len(lines) > self._piece:
-            self._held = lines
-            self._go_on()
-            return
-        if lines:
+        if waits or self._held or len(lines) > self._piece:
+            self._put(lines, now)
+            self._wait_for_turn() if waits else self._go_on()
+        elif lines:
             self._serve(lines, now)
             if self.ordered:
                 self.read_on_or_not()
         elif data.startswith(TLS_HELLO):
             self.reject(Rejection(BAD_REQUEST, "TLS is not spoken here"))
-        if self.buffer.overflow and not self.leaving:
-            self._overflowed()
+        self._look_for_overflow()
+
+    def _put(self, lines: bytes, now: float) -> None:
+        if self._held is None:
+            self._held = Held(self._runners.backlog, self._have_turn)
+        if lines:
+            self._held.put(lines, now)
+
+    def _no_more_comes(self, now: float) -> None:
+        self._half_closed = True
+        self._read_no_further()
+        if self._held:
+            self._held.put(b"", now)
+        else:
+            self._end_of_stream()
+
+    def _have_turn(self) -> None:
+        try:
+            self._go_on()
+        except Exception:  # as above
+            report(self.address)
+            self.close()
 
     def _go_on(self) -> None:
-        """Serve what is held, piece by piece, as long as replies are taken and few wait."""
-        until = monotonic() + SLICE_SECONDS
-        while self._held and not self.leaving and self.stalled is None and not self._crowded():
-            if monotonic() >= until:
-                self._go_on_later()
+        """Serve what is held for a while, as long as replies are taken and few wait.
+
+        The rest has its turn after others.
+        """
+        until = monotonic() + STRETCH_SECONDS
+        while self._may_go_on():
+            if self._run_a_piece() >= until:
                 break
-            end = self._held.find(b"\n", self._piece) + 1 or len(self._held)
-            piece, self._held = self._held[:end], self._held[end:]
-            began = monotonic()
-            self._serve(piece, self.active)
-            self.pace(monotonic() - began)
-        if self.buffer.overflow and not self._held and not self.leaving:
-            self._overflowed()
+        self._wait_for_turn()
+        self._look_for_overflow()
+
+    def _may_go_on(self) -> bool:
+        return bool(self._held) and not (
+            self.leaving or self.stalled is not None or self._paused is not None or self._crowded()
+        )
+
+    def _run_a_piece(self) -> float:
+        """Returns when that was done, monotonic seconds."""
+        assert self._held
+        lines, arrived = self._held.take(self._piece)
+        began = monotonic()
+        if not lines:
+            self._end_of_stream()
+            return began
+        count = self._serve(lines, arrived)
+        done = monotonic()
+        self.pace(done - began)
+        if count:
+            self._runners.backlog.note(done - began, count)
+        return done
+
+    def _wait_for_turn(self) -> None:
+        if self._held and self._may_go_on():
+            self._held.wait_for_turn(self._sift)
         self.read_on_or_not()
 
-    def _go_on_later(self) -> None:
-        """In the next turn of the loop: others are served before."""
-        if not self._going_on:
-            self._going_on = True
-            self._runners.ready.later(self._go_on_now)
+    def _sift(self, lines: bytes, arrived: float, ahead: int) -> bytes:
+        """Refuse what would be too late by its turn, its params not decoded; the rest is returned.
 
-    def _go_on_now(self) -> None:
-        self._going_on = False
-        if not self._closed and self._paused is None:
-            self._go_on()
+        What has no id and is not the first keeps its place, in which it is told.
+        """
+        if self._held is None:  # closed when it was told of refusals
+            return b""
+        now, wait_of = monotonic(), self._held.wait
+        if wait_of(ahead + lines.count(b"\n")) < SHORT_SECONDS:
+            return lines
+        left: list[bytes] = []
+        for line in lines.split(b"\n")[:-1]:
+            before = ahead + len(left) + (self.ordered is not None)
+            wait = wait_of(before)
+            head = self._context.table.read_head(line)
+            if (
+                head is not None
+                and head.timeout is not None
+                and now + MARGIN * wait > arrived + head.timeout / 1000
+                and head.cmdid != OWN_CMDID
+                and (head.id is not None or head.oneway or not before)
+            ):
+                is_late = now > arrived + head.timeout / 1000
+                reply = late(head.id) if is_late else in_vain(head.id, wait)
+                self._tell_refused(head, reply, len(line) + 1)
+            else:
+                left.append(line)
+        return b"".join(line + b"\n" for line in left)
 
-    def _overflowed(self) -> None:
-        limit = self._context.settings.max_line_bytes
-        self.reject(Rejection(TOO_LARGE, f"a request line may have at most {limit} bytes"))
+    def _look_for_overflow(self) -> None:
+        """Refuse a line that is too long, when those before it have run."""
+        if self.buffer.overflow and not self._held and not self.leaving:
+            limit = self._context.settings.max_line_bytes
+            self.reject(Rejection(TOO_LARGE, f"a request line may have at most {limit} bytes"))
 
-    def _serve(self, lines: bytes, now: float) -> None:
+    def _serve(self, lines: bytes, now: float) -> int:
+        """Returns how many handlers have run, about."""
         if self._runners.full(self):
             lines = self._refuse(lines)
             if not lines:
-                return
+                return 0
         items, plain = self._context.table.read(lines)
         quick = (
             plain and self._runners.quick and self.ordered is None and not self._runners.full(self)
         )
         work = Work(self, lines, now, items, iter(items), [], quick)
         self.handled += len(items)
+        nothing_ran = _is_late(items[0], now)
         self._runners.run_batch(work)
         self.served(work)
+        return 0 if nothing_ran else len(items)
 
     def _refuse(self, lines: bytes) -> bytes:
         """Refuse what would be one too many, its params not decoded; returns what is left.
@@ -323,24 +400,32 @@ class Connection:
                 or (head.id is None and self.ordered is not None)
             ):
                 break
-            line = b"" if head.oneway else encode_lines([overloaded(head.id)])
-            if line:
-                self._queue(line)
-            self.handled += 1
-            self._note_refused(head.cmdid, OVERLOADED, end - start, len(line))
+            self._tell_refused(head, overloaded(head.id), end - start)
             start = end
         return lines[start:]
 
+    def _tell_refused(self, head: Head, reply: Failure, size: int) -> None:
+        line = b"" if head.oneway else encode_lines([reply])
+        if line:
+            self._queue(line)
+        self.handled += 1
+        self._note_refused(head.cmdid, reply.code, size, len(line))
+
     def _crowded(self) -> bool:
-        """Whether many requests wait for their turn already."""
-        limit = self._context.settings.max_in_flight_per_connection
-        return limit is not None and self.ordered is not None and len(self.ordered) >= limit
+        """Whether many requests wait for the one before them already, or large ones."""
+        if self.ordered is None:
+            return False
+        settings = self._context.settings
+        count, size = settings.max_in_flight_per_connection, settings.max_line_bytes
+        return (count is not None and len(self.ordered) >= count) or (
+            size is not None and sum(map(size_of, self.ordered)) >= size
+        )
 
     def read_on_or_not(self) -> None:
-        """Read no further while requests have to wait."""
+        """Read no further while many requests have to wait."""
         if self._closed or self._half_closed or self.stalled is not None:
             return
-        if self._held or self._crowded():
+        if (self._held and self._held.size >= RECV_BYTES) or self._crowded():
             self._read_no_further()
         elif not self.reading:
             self._read_on()
@@ -357,8 +442,6 @@ class Connection:
         A gtcp client that goes has no use for replies any more. Others, which send no ids,
         may have piped their requests in (`nc -N`): those get a moment to finish.
         """
-        self._half_closed = True
-        self._read_no_further()
         self._stop_calls(lambda request: request.id is not None)
         if self.in_flight:
             self._later(self._context.settings.half_close_grace, self._grace_is_over)
@@ -491,8 +574,7 @@ class Connection:
         if self.stalled is None:
             self._flush()
         if self.stalled is None and not self._closed:
-            if self._paused is None:
-                self._go_on()
+            self._go_on()
             self._wake()
             self._wind_up()
 
@@ -521,7 +603,8 @@ class Connection:
         self._turning_away = True
         if self.ordered:
             self.ordered.clear()
-        self._turn_away(self._held)
+        if self._held:
+            self._turn_away(self._held.take_all())
         self._leave(encode_lines([Failure(GOING_AWAY, "going away")]), GOODBYE_SECONDS)
 
     def turn_away(self, item: Item) -> None:
@@ -562,12 +645,17 @@ class Connection:
         self._sock.close()
         self._out.clear()
         self._unsent = memoryview(b"")
-        self._held = b""
+        self._drop_held()
         if self.ordered:
             self.ordered.clear()
         self._wake()
         self._context.gone(self)
         self._stop_calls(lambda _request: True)
+
+    def _drop_held(self) -> None:
+        if self._held is not None:
+            self._held.take_all()
+            self._held = None
 
     def abandon(self) -> None:
         """In a forked child: close the copy of the descriptor without a word to the peer."""
@@ -601,7 +689,7 @@ class Connection:
         else:
             if self.stalled is None:
                 self._context.owing.discard(self)
-            if not self.in_flight and _over(self.active, self._idle_timeout, now):
+            if not (self.in_flight or self._held) and _over(self.active, self._idle_timeout, now):
                 self.go_away()
 
     def _after_call(self) -> None:
@@ -617,7 +705,7 @@ class Connection:
         if self.leaving:
             return
         self.leaving = True
-        self._held = b""
+        self._drop_held()
         self._goodbye, self._linger_seconds = goodbye, linger
         self.read_on_or_not()
         self._wind_up()
@@ -626,7 +714,7 @@ class Connection:
         """Take the steps towards the end of the connection that can be taken by now."""
         if self._closed or not (self.leaving or self._half_closed):
             return
-        if self.in_flight or self.ordered is not None:
+        if self.in_flight or self.ordered is not None or self._held:
             return
         if self._goodbye:
             self._turning_away = False
@@ -663,6 +751,12 @@ class Connection:
                 # Not at once: this may be running in a greenlet that must not be left.
                 runner.ending = True
                 get_hub().loop.run_callback(runner.stop, request, "the caller has gone")
+
+
+def _is_late(item: Item, arrived: float) -> bool:
+    """Whether it will not run, its deadline being over."""
+    timeout = item.timeout if isinstance(item, Request) else None
+    return timeout is not None and monotonic() >= arrived + timeout / 1000
 
 
 def _over(since: float | None, limit: float | None, now: float) -> bool:

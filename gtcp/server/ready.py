@@ -5,10 +5,13 @@ callback, however many connections are ready: all are read, then a runner serves
 other, which is a turn. A watcher for each would be a callback and two greenlet switches for
 each, and reading and serving by turns would throw each other's code out of the processor's caches.
 
-Handlers that compute make long turns. A turn is cut into slices, between which the loop goes round,
-so that timers are on time. Nothing more is read meanwhile: it waits in the kernel, and when it
-came is not known. It is taken to have come when all was last found that was there, so that a
-request which may be late is not run (and under load, all but in vain).
+Handlers that compute would make long turns. A turn ends after a while all the same, and what is
+left of it waits in the backlog, behind which the loop goes round, so that timers are on time.
+What comes as long as there is a backlog joins it.
+
+When something came is not known, if there was no time to look. It is taken to have come when all
+was last found that was there, so that a request which may be late is not run (and under load,
+all but in vain).
 
 Where the system has no epoll, each connection has a watcher after all; what they find is read in
 the next round of the loop.
@@ -17,7 +20,6 @@ the next round of the loop.
 from __future__ import annotations
 
 import contextlib
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from time import monotonic
@@ -29,6 +31,7 @@ from gevent import get_hub
 from gtcp.sockets import READ, original
 
 if TYPE_CHECKING:
+    from gtcp.server.backlog import Backlog
     from gtcp.server.connection import Connection
 
 epoll: Any = None
@@ -37,6 +40,9 @@ with contextlib.suppress(AttributeError):
 
 #: Connections served in one turn.
 AT_ONCE = 64
+
+#: Connections read from at once while there is a backlog.
+READ_AT_ONCE = 1000
 
 #: How much is read at once: one connection holds up the others by this much at most.
 RECV_BYTES = 65536
@@ -62,11 +68,11 @@ class Turn(msgspec.Struct, gc=False):
 
     arrivals: Iterator[Arrival]
     arrived: float
-    until: float = 0.0
+    until: float
 
 
-#: Called in the hub to serve a turn; False when its slice has ended and something is left.
-Serve = Callable[[Turn], bool]
+#: Called in the hub to serve a turn; when its slice ends something may be left.
+Serve = Callable[[Turn], None]
 
 
 class Ready:
@@ -74,23 +80,22 @@ class Ready:
 
     Args:
         serve: serves what they have received.
+        backlog: where that waits for its turn when there is no time for it.
 
     Attributes:
         connections: those that are read from, by descriptor.
     """
 
-    def __init__(self, serve: Serve) -> None:
+    def __init__(self, serve: Serve, backlog: Backlog) -> None:
         self.connections: dict[int, Connection] = {}
         self._serve = serve
-        self._turn: Turn | None = None
+        self._backlog = backlog
         self._found: dict[int, None] = {}  # descriptors found ready that have not been read
-        self._more = False  # whether there were any, or a turn, when the loop looked last
+        self._more = False  # whether there were any when the loop looked last
         self._looks = self._looked = self._all_found = self._came = monotonic()
-        self._later: deque[Callable[[], None]] = deque()
         hub: Any = get_hub()
         self._loop = hub.loop
-        # Not `run_callback`: of those gevent runs fifty in a row before the loop goes round.
-        self._round = self._loop.timer(0)
+        self._next_turn = self._loop.timer(0)  # as the backlog's
         self._around_looks = self._watch_looks()
 
     def add(self, fd: int, connection: Connection) -> None:
@@ -102,17 +107,10 @@ class Ready:
         self.connections.pop(fd, None)
         self._found.pop(fd, None)
 
-    def later(self, function: Callable[[], None]) -> None:
-        """Call this when the loop has gone round, so that others have had their turn."""
-        self._later.append(function)
-        if not self._round.active:
-            self._round.start(self._call_later)
-
     def close(self) -> None:
         """Read and serve nothing any more."""
-        self._turn = None
-        self._later.clear()
-        for watcher in (*self._around_looks, self._round):
+        self._found.clear()
+        for watcher in (*self._around_looks, self._next_turn):
             watcher.stop()
             watcher.close()
 
@@ -120,17 +118,6 @@ class Ready:
         """In a forked child: close what is the parent's, which goes on with it."""
         self.connections.clear()
         self.close()
-
-    def _call_later(self) -> None:
-        until = monotonic() + SLICE_SECONDS
-        try:
-            for _ in range(len(self._later)):
-                self._later.popleft()()
-                if monotonic() >= until:
-                    break
-        finally:
-            if self._later and not self._round.active:
-                self._round.start(self._call_later)
 
     def _watch_looks(self) -> list[Any]:
         """Watchers on both sides of each look: behind callbacks, before all other watchers.
@@ -147,10 +134,10 @@ class Ready:
         return [before, after]
 
     def _may_read(self) -> bool:
-        """Whether nothing that was found or read before is still to be served."""
+        """Whether nothing that was found before is still to be read."""
         if not self._around_looks:
             self._all_found = monotonic()
-            self._more = self._turn is not None or bool(self._found)
+            self._more = bool(self._found)
         return not self._more
 
     def _note_before_look(self) -> None:
@@ -164,16 +151,20 @@ class Ready:
             self._all_found = self._looked
         elif not self._more:
             self._all_found = before
-        self._more = self._turn is not None or bool(self._found)
+        self._more = bool(self._found)
 
     def _read_found(self) -> None:
-        """Read from the next ones that were found ready, and begin a turn."""
-        if self._turn is not None or not self._found:
-            return
-        ready = list(islice(self._found, AT_ONCE))
+        """Read from the next ones that were found ready, and serve them or have them wait."""
+        ready = list(islice(self._found, READ_AT_ONCE if self._backlog else AT_ONCE))
         for fd in ready:
             del self._found[fd]
         self._read(ready)
+        self._read_found_later()
+
+    def _read_found_later(self) -> None:
+        """In the next round of the loop."""
+        if self._found and not self._next_turn.active:
+            self._next_turn.start(self._read_found)
 
     def _read(self, ready: Iterable[int]) -> None:
         arrivals: list[Arrival] = []
@@ -188,31 +179,33 @@ class Ready:
             else:
                 connection.active = self._looked  # not idle, however long its turn takes
                 arrivals.append((connection, data))
-        self._turn = Turn(iter(arrivals), self._came)
-        self._go_on()
+        if self._backlog:
+            for connection, data in arrivals:
+                connection.hold(data, self._came)
+        else:
+            self._have_turn(arrivals)
 
-    def _go_on(self) -> None:
-        turn = self._turn
-        if turn is None:  # closed meanwhile
-            return
-        turn.until = monotonic() + SLICE_SECONDS
-        done = False
+    def _have_turn(self, arrivals: list[Arrival]) -> None:
+        began = monotonic()
+        turn = Turn(iter(arrivals), self._came, began + SLICE_SECONDS)
+        left: list[Arrival] = []
         try:
-            done = self._serve(turn)
+            self._serve(turn)
         finally:  # whatever happens, the rest has its turn
-            if not done:
-                self.later(self._go_on)
-            else:
-                self._turn = None
-                if self._found:
-                    self.later(self._read_found)
+            left.extend(turn.arrivals)
+            if left:
+                served = arrivals[: len(arrivals) - len(left)]
+                requests = sum(data.count(b"\n") for _connection, data in served)
+                self._backlog.note(monotonic() - began, max(1, requests))
+            for connection, data in left:
+                connection.hold(data, turn.arrived)
 
 
 class _Epoll(Ready):
     """One epoll for all of them."""
 
-    def __init__(self, serve: Serve) -> None:
-        super().__init__(serve)
+    def __init__(self, serve: Serve, backlog: Backlog) -> None:
+        super().__init__(serve, backlog)
         self._epoll: Any = epoll()
         self._watcher = self._loop.io(self._epoll.fileno(), READ)
         self._watcher.start(self._wake)
@@ -236,8 +229,9 @@ class _Epoll(Ready):
         if not self._may_read():
             return
         self._came = self._all_found
-        ready = self._epoll.poll(0, AT_ONCE + 1)
-        if len(ready) <= AT_ONCE:
+        at_once = READ_AT_ONCE if self._backlog else AT_ONCE
+        ready = self._epoll.poll(0, at_once + 1)
+        if len(ready) <= at_once:
             self._read([fd for fd, _events in ready])
         else:
             # Found now, all of them: else it would never be certain when the last ones came.
@@ -248,8 +242,8 @@ class _Epoll(Ready):
 class _Watchers(Ready):
     """A watcher of the event loop for each of them."""
 
-    def __init__(self, serve: Serve) -> None:
-        super().__init__(serve)
+    def __init__(self, serve: Serve, backlog: Backlog) -> None:
+        super().__init__(serve, backlog)
         self._watchers: dict[int, Any] = {}
 
     def add(self, fd: int, connection: Connection) -> None:
@@ -270,12 +264,12 @@ class _Watchers(Ready):
                 return
         elif self._may_read():
             self._came = self._all_found
-            self.later(self._read_found)
         else:
             return
         self._found[fd] = None
+        self._read_found_later()
 
 
-def make_ready(serve: Serve) -> Ready:
+def make_ready(serve: Serve, backlog: Backlog) -> Ready:
     """What suits the system."""
-    return _Watchers(serve) if epoll is None else _Epoll(serve)
+    return (_Watchers if epoll is None else _Epoll)(serve, backlog)

@@ -41,6 +41,7 @@ from gtcp.protocol import (
     encode,
 )
 from gtcp.server.accesslog import AccessLog
+from gtcp.server.backlog import Backlog
 from gtcp.server.command import RETRY_AFTER
 from gtcp.server.logger import SERVER
 from gtcp.server.outcome import checked, failure
@@ -198,7 +199,7 @@ class Runner(Carrier):
         """
         hub, give_to = self._hub, greenlet.switch
         while True:
-            left: Arrival | Turn | None = None
+            left: Arrival | None = None
             try:
                 if job is None:
                     pass
@@ -225,12 +226,12 @@ class Runner(Carrier):
                 # A gevent.Timeout or a kill() that some handler left behind went off too late.
                 spawn(log.warning, "a handler left a %s behind", type(exc).__name__)
 
-    def _turn(self, turn: Turn) -> Arrival | Turn | None:
+    def _turn(self, turn: Turn) -> Arrival | None:
         """Serve what has come, as long as nothing needs a closer look.
 
         Returns:
-            What does, for the hub to see to; it then comes back with the rest. The turn, when
-            its slice has ended. None at the end, or when the hub went on without this runner.
+            What does, for the hub to see to; it then comes back with the rest. None at the end,
+            when the slice has ended, or when the hub went on without this runner.
         """
         runners, arrived = self._runners, turn.arrived
         read_one = runners.table.read_one
@@ -257,10 +258,8 @@ class Runner(Carrier):
                     connection.pace(monotonic() - now)
             except BaseException:  # ours to mend; this connection is lost, the others go on
                 self._failed(connection)
-            if self.detached:
+            if self.detached or now >= turn.until:
                 return None
-            if now >= turn.until:
-                return turn
         return None
 
     def _alone(
@@ -272,7 +271,7 @@ class Runner(Carrier):
         self.request = request
         timeout = request.timeout
         if timeout is not None and now >= batch.arrived + timeout / 1000:
-            reply: Success | Failure = late(request)
+            reply: Success | Failure = late(request.id)
         else:
             reply = self._reply_of(request)
             if self.detached:
@@ -312,7 +311,7 @@ class Runner(Carrier):
             request._batch = work
             timeout = request.timeout
             if timeout is not None and monotonic() >= arrived + timeout / 1000:
-                reply: Success | Failure = late(request)
+                reply: Success | Failure = late(request.id)
             else:
                 try:
                     reply = Success(request._run(), request.id)
@@ -354,7 +353,7 @@ class Runner(Carrier):
             if item.id is None and connection.ordered is not None and not overtakes(item):
                 if isinstance(item, Request):
                     item._batch = work.narrowed(item)
-                connection.ordered.append(_in_vain(connection, item) or item)
+                connection.ordered.append(_refused_for_waiting(connection, item) or item)
                 continue
             self._one(connection, item)
             if self.detached:
@@ -387,7 +386,7 @@ class Runner(Carrier):
     def _refusal(self, connection: Connection, request: Request[Any], now: float) -> Failure | None:
         when = request.deadline
         if when is not None and now >= when:
-            return late(request)
+            return late(request.id)
         own = request.cmdid == OWN_CMDID  # never waits, and a cancellation makes room
         if not own and not self.detached and self._runners.full(connection):
             return overloaded(request.id)
@@ -451,21 +450,26 @@ def _is_over(request: Request[Any]) -> bool:
     return when is not None and monotonic() >= when - CLOSE
 
 
-def late(request: Request[Any]) -> Failure:
+def late(request_id: int | str | None) -> Failure:
     """The answer to a request whose deadline passed before its handler could start."""
-    return Failure(LATE, "the deadline passed before the call", request.id, {"executed": "no"})
+    return Failure(LATE, "the deadline passed before the call", request_id, {"executed": "no"})
 
 
-def _in_vain(connection: Connection, item: Item) -> Rejection | None:
+def _refused_for_waiting(connection: Connection, item: Item) -> Rejection | None:
     """The refusal of a request whose deadline will pass before its turn, by what others took."""
     if not isinstance(item, Request) or item.timeout is None or connection.ordered is None:
         return None
     wait = connection.turn_seconds * (len(connection.ordered) + 1)
     if wait * 1000 < item.timeout:
         return None
+    reply = in_vain(item.id, wait)
+    return Rejection(reply.code, reply.message, item, reply.data, len(item.raw_body) + 1)
+
+
+def in_vain(request_id: int | str | None, wait: float) -> Failure:
+    """The answer to a request whose deadline would pass before its turn, in so many seconds."""
     message = "its deadline would pass before its turn"
-    size = len(item.raw_body) + 1
-    return Rejection(OVERLOADED, message, item, {"retry_after": round(wait, 3)}, size)
+    return Failure(OVERLOADED, message, request_id, {"retry_after": round(wait, 3)})
 
 
 def overloaded(request_id: int | str | None) -> Failure:
@@ -485,6 +489,7 @@ class Runners:
         in_flight: the runners whose handler has blocked.
         quick: whether requests may run without a closer look, as far as all connections go.
         table: the commands.
+        backlog: what has been read and waits for its turn.
         ready: the connections that are read from.
     """
 
@@ -505,7 +510,8 @@ class Runners:
         self.access = access
         self._count()
         self.table = table
-        self.ready = make_ready(self.serve)
+        self.backlog = Backlog()
+        self.ready = make_ready(self.serve, self.backlog)
 
     def full(self, connection: Connection) -> bool:
         """Whether another call of this connection would be one too many.
@@ -521,17 +527,15 @@ class Runners:
         now = monotonic()
         return sum(not runner.is_to_end(now) for runner in connection.in_flight) >= limit
 
-    def serve(self, turn: Turn) -> bool:
+    def serve(self, turn: Turn) -> None:
         """Serve what has come: returns when every handler has returned or blocked.
 
-        In the hub only, as ``run_batch``.
-
-        Returns:
-            False when the turn's slice has ended, and something may be left.
+        Or when the turn's slice has ended: then something may be left. In the hub only, as
+        ``run_batch``.
         """
         while True:
             runner = self._idle.pop() if self._idle else Runner(self)
-            left: Any = runner.switch(turn)  # Arrival, Turn or None
+            left: Any = runner.switch(turn)  # Arrival or None
             work, request = runner.work, runner.request
             while work is None and request is None and left == ():
                 # A Struct's __post_init__ waits: here it may as little as in the hub.
@@ -547,13 +551,11 @@ class Runners:
             else:
                 self._idle.append(runner)
                 if left is None:
-                    return True
-                if left is turn:
-                    return False
+                    return
                 connection, data = left
                 connection.take(data, turn.arrived)
             if monotonic() >= turn.until:
-                return False
+                return
 
     def run_batch(self, work: Work) -> None:
         """Run a batch: returns when every handler has returned or blocked."""
@@ -624,6 +626,7 @@ class Runners:
         """End the idle runners; one whose handler is still in flight ends after it."""
         self._alarm.stop()
         self.ready.close()
+        self.backlog.close()
         self._closed = True
         idle, self._idle = self._idle, []
         for runner in idle:
@@ -634,6 +637,7 @@ class Runners:
         """In a forked child: run nothing more."""
         self._alarm.stop()
         self.ready.abandon()
+        self.backlog.close()
 
     def _expire(self, now: float) -> float | None:
         following = None

@@ -81,6 +81,11 @@ def overtakes(item: Item) -> bool:
     return item.fatal if isinstance(item, Rejection) else is_cancel(item) and item.oneway
 
 
+def size_of(item: Item) -> int:
+    """Bytes of the line of an item that has a batch of its own, with its newline."""
+    return item.size if isinstance(item, Rejection) else len(item._batch.data)
+
+
 def is_cancel(request: Request[Any]) -> bool:
     """Whether it is gtcp's own request to stop a call in flight."""
     return request.cmdid == OWN_CMDID and request.params.op == "cancel"

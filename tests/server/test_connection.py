@@ -728,10 +728,15 @@ class TestInFlight:
             line.send(*[{"cmdid": 2, "params": {"n": n}} for n in range(50)])
             assert [each["result"]["n"] for each in line.replies(50)] == list(range(50))
 
-    def test_while_many_wait_for_their_turn_nothing_is_read(self):
+    @pytest.mark.parametrize(
+        "limits",
+        [{"max_in_flight_per_connection": 10}, {"max_line_bytes": 50_000}],
+        ids=["many", "large ones"],
+    )
+    def test_while_these_wait_for_their_turn_nothing_is_read(self, limits):
         commands, gate = gtcp.Commands(), Gate()
         commands.handler(1)(lambda request: gate.wait())
-        server = serving(commands, max_in_flight_per_connection=10)
+        server = serving(commands, **limits)
         with server as running, running.line() as line:
             line.sock.setblocking(False)
             sent = 0
