@@ -20,22 +20,24 @@ from fuzz.targets.lines import BAD, REQUESTS, TOKENS
 from fuzz.targets.lines import SEEDS as LINES
 from fuzz.watch import turn, until, watched
 from gtcp.protocol import OVERLOADED, WRONG_PARAMS, LineBuffer, Request
+from gtcp.server.backlog import Held
 from gtcp.server.connection import Connection
 from gtcp.server.context import Context
+from gtcp.server.ready import RECV_BYTES
 from gtcp.server.table import Item, Rejection
 
 __all__ = ["SEEDS", "TOKENS", "run"]
 
 # The switches.
 SLOW_READER, HANGS_UP, GOES_AWAY, ACCESS_LOG, SHORT_LINES, SHORT_REPLIES = 1, 2, 4, 8, 16, 32
-WAIT_LONG = 64
+WAIT_LONG, OTHERS_WAIT = 64, 128
 
 WAIT, NEXT = b'{"cmdid":2,"params":{"a":%d}}', b'{"cmdid":1,"params":{"a":%d}}'
 MIXED = (
     *REQUESTS[:4], *(NEXT % number for number in range(3)), WAIT % 3, NEXT % 4, REQUESTS[2],
     NEXT % 5, WAIT % 6, REQUESTS[1], REQUESTS[9], REQUESTS[8], NEXT % 7, REQUESTS[3], NEXT % 8,
 )  # fmt: skip
-SWITCHES = (0, 1, 2, 4, 8, 16, 32, 63, 64, 65, 68, 72, 96)
+SWITCHES = (0, 1, 2, 4, 8, 16, 32, 63, 64, 65, 68, 72, 96, 128, 129, 132, 152, 192)
 SEEDS = (
     *LINES,
     *(seed(*MIXED, switches=each) for each in SWITCHES),
@@ -43,7 +45,7 @@ SEEDS = (
     *(seed(*MIXED, BAD[1], *MIXED, switches=each, sizes=(255, 0)) for each in SWITCHES),
     *(seed(*MIXED, switches=each, sizes=(255, 0), times=2) for each in SWITCHES),
     *(seed(WAIT % 1, switches=each, times=4) for each in (0, 1, 64, 65)),
-    *(seed(REQUESTS[0], switches=each, times=4) for each in (0, 1, 3, 5)),
+    *(seed(REQUESTS[0], switches=each, times=4) for each in (0, 1, 3, 5, 128)),
 )
 
 #: What the handlers ran, of one input at a time: a table is costly to make.
@@ -125,6 +127,8 @@ class Peer:
     def send(self, data: bytes) -> None:
         """Send one piece; read replies only when the server takes no more, if so switched."""
         while data and not self.ended:
+            if self.has(OTHERS_WAIT):
+                self.let_others_wait()
             try:
                 data = data[self.sock.send(data) :]
             except BlockingIOError:
@@ -136,6 +140,18 @@ class Peer:
             turn()
             if not self.has(SLOW_READER):
                 self.hear()
+
+    def let_others_wait(self) -> None:
+        """What is read in the next rounds joins them, and what has too little time is refused."""
+        backlog = self.context.runners.backlog
+        others = Held(backlog, lambda: others.take(0) and wait())
+
+        def wait() -> None:
+            others.wait_for_turn(lambda lines, _arrived, _ahead: lines)
+
+        others.put(b"\n\n\n", 0.0)
+        backlog.note(100.0, 1)
+        wait()
 
     def hear(self) -> None:
         """Read what there is."""
@@ -182,7 +198,7 @@ class Peer:
         assert not waits or queued < 4 or len(connection.ordered or ()) <= queued, "reads on"
         longest = self.context.settings.max_line_bytes or 0
         assert len(connection.buffer._tail) <= longest
-        assert len(connection._held) <= longest + 65536
+        assert connection._held is None or connection._held.size <= longest + 2 * RECV_BYTES
         assert len(connection.ordered or ()) <= 4 + 4096
         assert len(connection.in_flight) <= 4
         assert self.context.runners.in_flight == connection.in_flight
