@@ -27,8 +27,7 @@ from collections.abc import Callable
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any
 
-from gevent import get_hub, spawn
-from greenlet import getcurrent
+from gevent import get_hub
 
 from gtcp.address import host_of
 from gtcp.identity import fits
@@ -42,17 +41,17 @@ from gtcp.protocol import (
     LineBuffer,
     Request,
     Success,
-    encode,
     encode_lines,
 )
 from gtcp.server.backlog import Held
 from gtcp.server.command import Command
 from gtcp.server.logger import SERVER, escape
 from gtcp.server.outcome import encode_safely
+from gtcp.server.outlet import Outlet
 from gtcp.server.ready import RECV_BYTES, SLICE_SECONDS
 from gtcp.server.runner import Runner, Work, in_vain, late, overloaded, report
 from gtcp.server.table import Item, Rejection, is_cancel, size_of
-from gtcp.sockets import WRITE, close_quietly, peer_of
+from gtcp.sockets import close_quietly, peer_of
 
 if TYPE_CHECKING:
     from gtcp.identity import Peer
@@ -77,9 +76,6 @@ SHORT_SECONDS = 0.01
 #: How much longer than estimated the wait for a turn may turn out to be: what would be served
 #: at the last moment is served in vain.
 MARGIN = 1.25
-
-#: Replies of handlers that do not wait are kept for one `send`, but no more than this.
-MAX_QUEUED = 100
 
 #: What a TLS client sends first: a handshake record of some version 3.x.
 TLS_HELLO = b"\x16\x03"
@@ -110,8 +106,7 @@ class Connection:
             while none is in flight.
         leaving: nothing that comes from now on is run.
         active: when something last came, monotonic seconds.
-        longest_reply: how many bytes a reply may have.
-        stalled: since when the peer takes no reply, monotonic seconds; None while it does.
+        outlet: by which its replies leave.
         turn_seconds: how long a request without an id took lately, once it had its turn.
     """
 
@@ -120,7 +115,6 @@ class Connection:
         "_closed",
         "_context",
         "_fd",
-        "_flushing",
         "_goodbye",
         "_half_closed",
         "_held",
@@ -128,27 +122,22 @@ class Connection:
         "_linger_seconds",
         "_lingering",
         "_longest_piece",
-        "_out",
-        "_paused",
         "_piece",
         "_runners",
         "_sock",
         "_timer",
         "_turning_away",
-        "_unsent",
-        "_writer",
         "active",
         "address",
         "buffer",
         "handled",
         "in_flight",
         "leaving",
-        "longest_reply",
         "ordered",
+        "outlet",
         "peer",
         "recv",
         "since",
-        "stalled",
         "turn_seconds",
     )
 
@@ -166,7 +155,6 @@ class Connection:
         self.ordered: deque[Item] | None = None
         self.leaving = False
         self.active = monotonic()
-        self.stalled: float | None = None
         self.turn_seconds = 0.0
         settings = context.settings
         self._sock = sock
@@ -176,22 +164,17 @@ class Connection:
         self.buffer = LineBuffer(settings.max_line_bytes)
         self._longest_piece = min(PIECE_BYTES, settings.max_line_bytes)
         self._piece = min(FIRST_PIECE_BYTES, self._longest_piece)
-        self.longest_reply = settings.max_reply_bytes
-        self._out: list[bytes] = []
-        self._unsent = memoryview(b"")
-        self._flushing = False
+        self.outlet = Outlet(sock, settings.max_reply_bytes, self)
         self._half_closed = False
         self._closed = False
         self._lingering = False
         self._turning_away = False  # requests with an id are still told that they don't run
         self._held: Held | None = None  # what was received and has to wait
-        self._paused: Any = None  # the runner that waits until the peer takes replies
         self._linger_seconds = GOODBYE_SECONDS
         self._goodbye = b""  # the last line, until it is said
         self._begun: tuple[float, int] | None = None  # when a sweep first saw this line begun
         self._idle_timeout = _with_jitter(context.settings.idle_timeout)
         self._timer: Any = None
-        self._writer: Any = None
         self._fd = sock.fileno()
         self._read_on()
         context.connections.add(self)
@@ -224,15 +207,6 @@ class Connection:
             return None
         self.handled += len(items)
         return Work(self, data, now, items, iter(items), [])
-
-    def served(self, work: Work) -> None:
-        """Send what is said by a batch that has run, as far as its handlers have returned."""
-        if self._out or self._unsent:
-            self.collect(work)
-            self._flush()
-        elif work.replies:
-            self._send(work.said())
-        work.items = ()
 
     def pace(self, seconds: float) -> None:
         """Choose how much is run in one piece, by how long the last one took.
@@ -309,7 +283,7 @@ class Connection:
 
     def _may_go_on(self) -> bool:
         return bool(self._held) and not (
-            self.leaving or self.stalled is not None or self._paused is not None or self._crowded()
+            self.leaving or self.outlet.stalled is not None or self.outlet.paused or self._crowded()
         )
 
     def _run_a_piece(self) -> float:
@@ -381,7 +355,7 @@ class Connection:
         self.handled += len(items)
         nothing_ran = _is_late(items[0], now)
         self._runners.run_batch(work)
-        self.served(work)
+        self.outlet.say_all(work)
         return 0 if nothing_ran else len(items)
 
     def _refuse(self, lines: bytes) -> bytes:
@@ -407,7 +381,7 @@ class Connection:
     def _tell_refused(self, head: Head, reply: Failure, size: int) -> None:
         line = b"" if head.oneway else encode_lines([reply])
         if line:
-            self._queue(line)
+            self.outlet.queue(line)
         self.handled += 1
         self._note_refused(head.cmdid, reply.code, size, len(line))
 
@@ -423,7 +397,7 @@ class Connection:
 
     def read_on_or_not(self) -> None:
         """Read no further while many requests have to wait."""
-        if self._closed or self._half_closed or self.stalled is not None:
+        if self._closed or self._half_closed or self.outlet.stalled is not None:
             return
         if (self._held and self._held.size >= RECV_BYTES) or self._crowded():
             self._read_no_further()
@@ -452,14 +426,14 @@ class Connection:
             self.ordered.clear()
         self._stop_calls(lambda _request: True)
 
-    # Writing
+    # Replies
 
     def answer(self, request: Request[Any], reply: Success | Failure, started: float) -> None:
         """Queue the reply of one request; called by runners, in their own greenlets."""
         line = b""
         if not request.oneway:
-            line = encode_safely(reply, request, self.longest_reply)
-            self._queue(line)
+            line = encode_safely(reply, request, self.outlet.longest_reply)
+            self.outlet.queue(line)
         access = self._runners.access
         if access is not None:
             access.note(request, reply, started, len(request.raw_body) + 1, len(line))
@@ -477,7 +451,7 @@ class Connection:
                 self._context.strangers.warning("%s: %s; closing", self.address, reason)
             self._leave(line, REFUSED_SECONDS)
         elif rejection.reply_wanted:
-            self._queue(line)
+            self.outlet.queue(line)
         if rejection.cmdid is not None:
             sent = len(line) if rejection.reply_wanted else 0
             self._note_refused(rejection.cmdid, rejection.reply.code, rejection.size, sent)
@@ -499,96 +473,17 @@ class Connection:
         )
         return False
 
-    def say(self, reply: Success | Failure, request: Request[Any]) -> int:
-        """Send the reply of a request that came alone and ran quickly; returns how long it is."""
-        try:
-            line = encode(reply)
-            wrong = len(line) > self.longest_reply or line.find(b"\n") >= 0
-        except BaseException:  # the result may hold objects whose code raises anything
-            wrong = True
-        if wrong:
-            line = self.encode_anyhow(reply, request)
-        line += b"\n"
-        if self._out or self._unsent:
-            self._out.append(line)
-            self._flush()
-        else:
-            self._send(line)
-        return len(line)
-
-    def encode_anyhow(self, reply: Success | Failure, request: Request[Any]) -> bytes:
-        """The line, without its newline, of a reply that can't be sent as it is."""
-        return encode_safely(reply, request, self.longest_reply, spawn)[:-1]
-
-    def collect(self, work: Work) -> None:
-        """Take over what a batch has to say so far, so that later replies come after it."""
-        if work.replies:
-            self._out.append(work.said())
-
-    def _queue(self, line: bytes) -> None:
-        if self._closed:
-            return
-        self._out.append(line)
-        if len(self._out) >= MAX_QUEUED:
-            self._flush()
-        elif not self._flushing:
-            self._flushing = True
-            get_hub().loop.run_callback(self._flush)
-
-    def _flush(self) -> None:
-        """Send what is queued; lines queued in the same turn of the loop leave together."""
-        self._flushing = False
-        if self._out and not self._unsent and not self._closed:
-            data = b"".join(self._out)
-            self._out.clear()
-            self._send(data)
-
-    def _send(self, data: bytes | memoryview) -> None:
-        if self._closed:
-            return
-        try:
-            sent = self._sock.send(data)
-        except (BlockingIOError, InterruptedError):
-            sent = 0
-        except OSError:
-            self.close()
-            return
-        if sent < len(data):
-            self._unsent = memoryview(data)[sent:]
-            self._stall()
-
-    def _stall(self) -> None:
-        """The peer takes no more at the moment: wait for it, and read nothing meanwhile."""
-        self.stalled = monotonic()
+    def stalls(self) -> None:
+        """The peer takes no more replies at the moment: nothing is read meanwhile."""
         self._context.owing.add(self)
         self._read_no_further()
-        if self._writer is None:
-            self._writer = get_hub().loop.io(self._sock.fileno(), WRITE)
-        self._writer.start(self._writable)
 
-    def _writable(self) -> None:
-        rest, self._unsent = self._unsent, memoryview(b"")
-        self._writer.stop()
-        self.stalled = None
-        self._send(rest)
-        if self.stalled is None:
-            self._flush()
-        if self.stalled is None and not self._closed:
-            self._go_on()
-            self._wake()
-            self._wind_up()
-
-    def wait_until_taken(self) -> None:
-        """Wait until the peer takes replies again or is given up; called by a runner."""
-        self._paused = getcurrent()
-        get_hub().switch()
-
-    def _wake(self) -> None:
-        if self._paused is not None:
-            run_callback = get_hub().loop.run_callback
-            run_callback(self._paused.switch)
-            run_callback(self._go_on)
-            self._paused = None
+    def goes_on(self) -> None:
+        """The peer has taken its replies."""
+        self._go_on()
+        if self.outlet.wake():
+            get_hub().loop.run_callback(self._go_on)
+        self._wind_up()
 
     # Leaving
 
@@ -618,7 +513,7 @@ class Connection:
         elif is_cancel(item):
             self.cancel(item.params.id)
         elif item.id is not None and not item.oneway:
-            self._queue(encode_lines([Failure(GOING_AWAY, "going away", item.id)]))
+            self.outlet.queue(encode_lines([Failure(GOING_AWAY, "going away", item.id)]))
 
     def _turn_away(self, lines: bytes) -> None:
         for item in self._context.table.read(lines)[0]:
@@ -641,14 +536,12 @@ class Connection:
             return
         self._closed = self.leaving = True
         self._read_no_further()
-        self._stop_watching()
+        self._stop_timer()
+        self.outlet.close()
         self._sock.close()
-        self._out.clear()
-        self._unsent = memoryview(b"")
         self._drop_held()
         if self.ordered:
             self.ordered.clear()
-        self._wake()
         self._context.gone(self)
         self._stop_calls(lambda _request: True)
 
@@ -660,14 +553,14 @@ class Connection:
     def abandon(self) -> None:
         """In a forked child: close the copy of the descriptor without a word to the peer."""
         self._closed = self.leaving = True
-        self._stop_watching()
+        self._stop_timer()
+        self.outlet.stop_watching()
         close_quietly(self._sock)
 
-    def _stop_watching(self) -> None:
-        for watcher in (self._writer, self._timer):
-            if watcher is not None:
-                watcher.stop()
-                watcher.close()
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.stop()
+            self._timer.close()
 
     def one_less(self) -> None:
         """A call of this connection has ended; called by its runner."""
@@ -677,7 +570,7 @@ class Connection:
     def sweep(self, now: float) -> None:
         """Look for what takes too long; called now and then, and often while something is owed."""
         settings = self._context.settings
-        if _over(self.stalled, settings.write_timeout, now):
+        if _over(self.outlet.stalled, settings.write_timeout, now):
             self._context.strangers.warning("%s: takes no replies; closing", self.address)
             self.close()
         elif self.buffer.begun:
@@ -687,7 +580,7 @@ class Connection:
             elif _over(self._begun[0], settings.line_timeout, now) and not self.leaving:
                 self.reject(Rejection(BAD_REQUEST, "the line was not finished in time"))
         else:
-            if self.stalled is None:
+            if self.outlet.stalled is None:
                 self._context.owing.discard(self)
             if not (self.in_flight or self._held) and _over(self.active, self._idle_timeout, now):
                 self.go_away()
@@ -696,7 +589,7 @@ class Connection:
         if self._closed:
             return
         self.active = monotonic()
-        self._flush()
+        self.outlet.flush()
         self._go_on()
         self._wind_up()
 
@@ -718,10 +611,10 @@ class Connection:
             return
         if self._goodbye:
             self._turning_away = False
-            self._out.append(self._goodbye)
-            self._goodbye = b""
-            self._flush()
-        if self._unsent or self._out or self._closed:
+            goodbye, self._goodbye = self._goodbye, b""
+            self.outlet.queue(goodbye)
+            self.outlet.flush()
+        if self._closed or not self.outlet.empty:
             return
         if not self._lingering:
             self._linger()
@@ -738,9 +631,7 @@ class Connection:
             self._later(self._linger_seconds, self.close)
 
     def _later(self, seconds: float, function: Callable[[], None]) -> None:
-        if self._timer is not None:
-            self._timer.stop()
-            self._timer.close()
+        self._stop_timer()
         self._timer = get_hub().loop.timer(seconds)
         self._timer.start(function, update=True)
 

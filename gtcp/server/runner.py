@@ -88,7 +88,7 @@ class Work(Batch, gc=False):
     def said(self) -> bytes:
         """The replies as what is sent; they are taken away."""
         lines = self.replies
-        limit = self.peer.longest_reply
+        limit = self.peer.outlet.longest_reply
         data = b"\n".join(lines) + b"\n"
         if data.count(b"\n") != len(lines) or len(data) > limit:
             requests = (each for each in self.items if isinstance(each, Request))
@@ -277,7 +277,7 @@ class Runner(Carrier):
             if self.detached:
                 self._late_reply(request, reply)
                 return
-        sent = 0 if request.oneway else connection.say(reply, request)
+        sent = 0 if request.oneway else connection.outlet.say(reply, request)
         if self.detached:  # the result has code of its own, which waited
             self._end(connection, request)
         self.request = None
@@ -300,7 +300,7 @@ class Runner(Carrier):
         self.work = work
         self._quickly(work)
         if not self.detached:
-            connection.served(work)
+            connection.outlet.say_all(work)
             self.work = None
 
     # One function, with what `_reply_of` does in it: here a frame more per request can be measured.
@@ -328,7 +328,7 @@ class Runner(Carrier):
                 try:  # now: a handler may go on to change what it returned
                     line = encode(reply)
                 except BaseException:  # the result may hold objects whose code raises anything
-                    line = work.peer.encode_anyhow(reply, request)
+                    line = work.peer.outlet.encode_anyhow(reply, request)
                 if self.detached:  # the result has code of its own, which waited
                     self._late_reply(request, reply)
                     return
@@ -417,8 +417,8 @@ class Runner(Carrier):
         self._took(connection, item)
         self._runners.left(self, connection)
         while item.id is None and connection.ordered:
-            if connection.stalled is not None:
-                connection.wait_until_taken()
+            if connection.outlet.stalled is not None:
+                connection.outlet.wait_until_taken()
                 continue
             following = connection.ordered.popleft()
             if isinstance(following, Request):
@@ -544,7 +544,7 @@ class Runners:
             if work is not None:
                 self._blocked(runner, work)
                 self.run_batch(work)
-                work.peer.served(work)
+                work.peer.outlet.say_all(work)
                 work.peer.read_on_or_not()
             elif request is not None:
                 self._detach(runner, request._batch.peer, request)
@@ -570,7 +570,7 @@ class Runners:
     def _blocked(self, runner: Runner, work: Work) -> None:
         """A handler of a batch has blocked: the rest goes to the next runner, carefully."""
         request = runner.request or work.current()
-        work.peer.collect(work)
+        work.peer.outlet.collect(work)
         request._batch = work.narrowed(request)
         work.quick = False
         self._detach(runner, work.peer, request)

@@ -224,7 +224,9 @@ def test_replies_keep_whole_when_the_peer_stops_reading_between_two_slices(comma
             line.send({"cmdid": 3})
         slow.send(number(2) | {"id": 2})
         gate.open()  # between two slices its reply fills what the peer takes
-        eventually(lambda: any(each.stalled is not None for each in running.server.connections))
+        eventually(
+            lambda: any(each.outlet.stalled is not None for each in running.server.connections)
+        )
         results = {each["id"]: each["result"] for each in slow.replies(2)}
         assert results == {1: "x" * 8_000_000, 2: 2}
         assert [line.reply()["code"] for line in lines] == [0] * 10
