@@ -34,10 +34,8 @@ from gtcp.identity import fits
 from gtcp.protocol import (
     BAD_REQUEST,
     GOING_AWAY,
-    OWN_CMDID,
     TOO_LARGE,
     Failure,
-    Head,
     LineBuffer,
     Request,
     Success,
@@ -49,8 +47,10 @@ from gtcp.server.logger import SERVER, escape
 from gtcp.server.outcome import encode_safely
 from gtcp.server.outlet import Outlet
 from gtcp.server.ready import RECV_BYTES, SLICE_SECONDS
-from gtcp.server.runner import Runner, Work, in_vain, late, overloaded, report
+from gtcp.server.refusal import Refusal, refuse_first, refuse_late
+from gtcp.server.runner import Runner, report
 from gtcp.server.table import Item, Rejection, is_cancel, size_of
+from gtcp.server.work import Work
 from gtcp.sockets import close_quietly, peer_of
 
 if TYPE_CHECKING:
@@ -69,13 +69,6 @@ FIRST_PIECE_BYTES = 512
 
 #: Seconds for which a connection goes on with what it holds before others have their turn.
 STRETCH_SECONDS = 0.0005
-
-#: Waiting for less is not worth a look at whether it is too long: the refusal comes as soon.
-SHORT_SECONDS = 0.01
-
-#: How much longer than estimated the wait for a turn may turn out to be: what would be served
-#: at the last moment is served in vain.
-MARGIN = 1.25
 
 #: What a TLS client sends first: a handshake record of some version 3.x.
 TLS_HELLO = b"\x16\x03"
@@ -307,33 +300,14 @@ class Connection:
         self.read_on_or_not()
 
     def _sift(self, lines: bytes, arrived: float, ahead: int) -> bytes:
-        """Refuse what would be too late by its turn, its params not decoded; the rest is returned.
-
-        What has no id and is not the first keeps its place, in which it is told.
-        """
+        """Refuse what would be too late by its turn; the rest is returned."""
         if self._held is None:  # closed when it was told of refusals
             return b""
-        now, wait_of = monotonic(), self._held.wait
-        if wait_of(ahead + lines.count(b"\n")) < SHORT_SECONDS:
-            return lines
-        left: list[bytes] = []
-        for line in lines.split(b"\n")[:-1]:
-            before = ahead + len(left) + (self.ordered is not None)
-            wait = wait_of(before)
-            head = self._context.table.read_head(line)
-            if (
-                head is not None
-                and head.timeout is not None
-                and now + MARGIN * wait > arrived + head.timeout / 1000
-                and head.cmdid != OWN_CMDID
-                and (head.id is not None or head.oneway or not before)
-            ):
-                is_late = now > arrived + head.timeout / 1000
-                reply = late(head.id) if is_late else in_vain(head.id, wait)
-                self._tell_refused(head, reply, len(line) + 1)
-            else:
-                left.append(line)
-        return b"".join(line + b"\n" for line in left)
+        ahead += self.ordered is not None
+        table, wait_of = self._context.table, self._held.wait
+        refusals, left = refuse_late(table, lines, arrived, ahead, wait_of)
+        self._tell(refusals)
+        return left
 
     def _look_for_overflow(self) -> None:
         """Refuse a line that is too long, when those before it have run."""
@@ -344,7 +318,10 @@ class Connection:
     def _serve(self, lines: bytes, now: float) -> int:
         """Returns how many handlers have run, about."""
         if self._runners.full(self):
-            lines = self._refuse(lines)
+            behind_another = self.ordered is not None
+            table = self._context.table
+            refusals, lines = refuse_first(table, lines, behind_another=behind_another)
+            self._tell(refusals)
             if not lines:
                 return 0
         items, plain = self._context.table.read(lines)
@@ -358,32 +335,13 @@ class Connection:
         self.outlet.say_all(work)
         return 0 if nothing_ran else len(items)
 
-    def _refuse(self, lines: bytes) -> bytes:
-        """Refuse what would be one too many, its params not decoded; returns what is left.
-
-        That begins with one of gtcp's own, which makes room; or with what has to wait for its
-        turn, since it has no id and neither has one in flight; or with what can't be read.
-        """
-        start = 0
-        while start < len(lines):
-            end = lines.index(b"\n", start) + 1
-            head = self._context.table.read_head(lines[start:end])
-            if (
-                head is None
-                or head.cmdid == OWN_CMDID
-                or (head.id is None and self.ordered is not None)
-            ):
-                break
-            self._tell_refused(head, overloaded(head.id), end - start)
-            start = end
-        return lines[start:]
-
-    def _tell_refused(self, head: Head, reply: Failure, size: int) -> None:
-        line = b"" if head.oneway else encode_lines([reply])
-        if line:
-            self.outlet.queue(line)
-        self.handled += 1
-        self._note_refused(head.cmdid, reply.code, size, len(line))
+    def _tell(self, refusals: list[Refusal]) -> None:
+        for each in refusals:
+            line = b"" if each.head.oneway else encode_lines([each.reply])
+            if line:
+                self.outlet.queue(line)
+            self.handled += 1
+            self._note_refused(each.head.cmdid, each.reply.code, each.size, len(line))
 
     def _crowded(self) -> bool:
         """Whether many requests wait for the one before them already, or large ones."""

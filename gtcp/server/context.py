@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from gtcp.address import host_of
 from gtcp.server.accesslog import AccessLog
 from gtcp.server.logger import SERVER
-from gtcp.server.runner import Runners
+from gtcp.server.runners import Runners
 from gtcp.server.settings import Settings
 from gtcp.server.table import Table
 from gtcp.server.throttled import Throttled

@@ -18,7 +18,7 @@ from gtcp.server.outcome import encode_safely
 from gtcp.sockets import WRITE
 
 if TYPE_CHECKING:
-    from gtcp.server.runner import Work
+    from gtcp.server.work import Work
     from gtcp.tls_socket import TlsSocket
 
 #: Replies of handlers that do not wait are kept for one `send`, but no more than this.

@@ -17,22 +17,16 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections import deque
-from collections.abc import Iterator, Sequence
-from math import inf
-from operator import length_hint
 from time import monotonic
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any
 
 from gevent import GreenletExit, get_hub, spawn
-from gevent.exceptions import BlockingSwitchOutError
 from greenlet import greenlet
 
-from gtcp.deadline import Alarm, Carrier, earliest
+from gtcp.deadline import Carrier
 from gtcp.errors import CallTimeout, Cancelled
 from gtcp.protocol import (
     LATE,
-    OVERLOADED,
     OWN_CMDID,
     Batch,
     Failure,
@@ -40,81 +34,21 @@ from gtcp.protocol import (
     Success,
     encode,
 )
-from gtcp.server.accesslog import AccessLog
-from gtcp.server.backlog import Backlog
-from gtcp.server.command import RETRY_AFTER
 from gtcp.server.logger import SERVER
-from gtcp.server.outcome import checked, failure
-from gtcp.server.ready import Arrival, Turn, make_ready
-from gtcp.server.table import Item, Rejection, Table, overtakes
+from gtcp.server.outcome import failure
+from gtcp.server.ready import Arrival, Turn
+from gtcp.server.refusal import in_vain, late, overloaded
+from gtcp.server.table import Item, Rejection, overtakes
+from gtcp.server.work import Work
 
 if TYPE_CHECKING:
     from gtcp.server.connection import Connection
+    from gtcp.server.runners import Runners
 
 log = logging.getLogger(SERVER)
 
 #: Seconds by which the deadline of a nested call may be earlier: it travels in milliseconds.
 CLOSE = 0.002
-
-#: Idle runners kept for the next handlers that block; more are let go.
-MAX_IDLE = 100
-
-
-@final
-class Work(Batch, gc=False):
-    """A batch on its way through the runners; its peer is the connection it came by.
-
-    Attributes:
-        items: what was read from the lines, in their order; taken away when all have run,
-            since they refer to the work.
-        pending: the items that no runner has taken yet; shared by the runners that follow
-            one another.
-        replies: the lines of the requests that ran quickly, in their order, without newlines.
-        quick: whether nothing needs a closer look: all requests, none to be queued or refused.
-    """
-
-    peer: Connection
-    items: Sequence[Item]
-    pending: Iterator[Any]
-    replies: list[bytes]
-    quick: bool = True
-
-    def current(self) -> Request[Any]:
-        """The request that was taken last: a list's iterator tells how many are left."""
-        item = self.items[len(self.items) - length_hint(self.pending) - 1]
-        assert isinstance(item, Request)
-        return item
-
-    def said(self) -> bytes:
-        """The replies as what is sent; they are taken away."""
-        lines = self.replies
-        limit = self.peer.outlet.longest_reply
-        data = b"\n".join(lines) + b"\n"
-        if data.count(b"\n") != len(lines) or len(data) > limit:
-            requests = (each for each in self.items if isinstance(each, Request))
-            wanted = (each for each in requests if not each.oneway)
-            data = b"".join(
-                checked(line, request, limit, spawn)
-                for line, request in zip(lines, wanted, strict=False)
-            )
-        lines.clear()
-        return data
-
-    def sizes(self) -> Iterator[int]:
-        """How long each line is, with its newline."""
-        return (len(line) + 1 for line in self.data.split(b"\n"))
-
-    def line_of(self, request: Request[Any]) -> bytes:
-        """The line that this request was read from; empty when the items were taken away."""
-        if self.data.find(b"\n") == len(self.data) - 1:
-            return super().line_of(request)
-        lines = self.data.split(b"\n")
-        found = (line for line, item in zip(lines, self.items, strict=False) if item is request)
-        return next(found, b"").removesuffix(b"\r")
-
-    def narrowed(self, request: Request[Any]) -> Batch:
-        """A batch of this request alone, for one that outlives its wake-up."""
-        return Batch(self.peer, self.line_of(request) + b"\n", self.arrived)
 
 
 Job = Work | Turn
@@ -450,11 +384,6 @@ def _is_over(request: Request[Any]) -> bool:
     return when is not None and monotonic() >= when - CLOSE
 
 
-def late(request_id: int | str | None) -> Failure:
-    """The answer to a request whose deadline passed before its handler could start."""
-    return Failure(LATE, "the deadline passed before the call", request_id, {"executed": "no"})
-
-
 def _refused_for_waiting(connection: Connection, item: Item) -> Rejection | None:
     """The refusal of a request whose deadline will pass before its turn, by what others took."""
     if not isinstance(item, Request) or item.timeout is None or connection.ordered is None:
@@ -464,186 +393,3 @@ def _refused_for_waiting(connection: Connection, item: Item) -> Rejection | None
         return None
     reply = in_vain(item.id, wait)
     return Rejection(reply.code, reply.message, item, reply.data, len(item.raw_body) + 1)
-
-
-def in_vain(request_id: int | str | None, wait: float) -> Failure:
-    """The answer to a request whose deadline would pass before its turn, in so many seconds."""
-    message = "its deadline would pass before its turn"
-    return Failure(OVERLOADED, message, request_id, {"retry_after": round(wait, 3)})
-
-
-def overloaded(request_id: int | str | None) -> Failure:
-    """The answer to a request that would be one too many."""
-    return Failure(OVERLOADED, "too many calls in flight", request_id, {"retry_after": RETRY_AFTER})
-
-
-class Runners:
-    """The runners of a server, and its calls in flight.
-
-    Args:
-        max_in_flight: calls in flight in all, None for no limit.
-        max_per_connection: calls in flight of one connection, None for no limit.
-        access: where requests are noted, if they are.
-
-    Attributes:
-        in_flight: the runners whose handler has blocked.
-        quick: whether requests may run without a closer look, as far as all connections go.
-        table: the commands.
-        backlog: what has been read and waits for its turn.
-        ready: the connections that are read from.
-    """
-
-    def __init__(
-        self,
-        table: Table,
-        max_in_flight: int | None,
-        max_per_connection: int | None,
-        *,
-        access: AccessLog | None = None,
-    ) -> None:
-        self._max = inf if max_in_flight is None else max_in_flight
-        self._max_per_connection = inf if max_per_connection is None else max_per_connection
-        self._idle: list[Runner] = []
-        self._closed = False
-        self._alarm = Alarm(self._expire)
-        self.in_flight: set[Runner] = set()
-        self.access = access
-        self._count()
-        self.table = table
-        self.backlog = Backlog()
-        self.ready = make_ready(self.serve, self.backlog)
-
-    def full(self, connection: Connection) -> bool:
-        """Whether another call of this connection would be one too many.
-
-        On its connection a call does not count any more once it is to be stopped: its caller
-        may use its place. In the process it counts until it has cleaned up.
-        """
-        if len(self.in_flight) >= self._max:
-            return True
-        limit = self._max_per_connection
-        if len(connection.in_flight) < limit:
-            return False
-        now = monotonic()
-        return sum(not runner.is_to_end(now) for runner in connection.in_flight) >= limit
-
-    def serve(self, turn: Turn) -> None:
-        """Serve what has come: returns when every handler has returned or blocked.
-
-        Or when the turn's slice has ended: then something may be left. In the hub only, as
-        ``run_batch``.
-        """
-        while True:
-            runner = self._idle.pop() if self._idle else Runner(self)
-            left: Any = runner.switch(turn)  # Arrival or None
-            work, request = runner.work, runner.request
-            while work is None and request is None and left == ():
-                # A Struct's __post_init__ waits: here it may as little as in the hub.
-                left = runner.throw(BlockingSwitchOutError("params can't wait"))
-                work, request = runner.work, runner.request
-            if work is not None:
-                self._blocked(runner, work)
-                self.run_batch(work)
-                work.peer.outlet.say_all(work)
-                work.peer.read_on_or_not()
-            elif request is not None:
-                self._detach(runner, request._batch.peer, request)
-            else:
-                self._idle.append(runner)
-                if left is None:
-                    return
-                connection, data = left
-                connection.take(data, turn.arrived)
-            if monotonic() >= turn.until:
-                return
-
-    def run_batch(self, work: Work) -> None:
-        """Run a batch: returns when every handler has returned or blocked."""
-        while True:
-            runner = self._idle.pop() if self._idle else Runner(self)
-            runner.switch(work)
-            if runner.work is None:
-                self._idle.append(runner)
-                return
-            self._blocked(runner, work)
-
-    def _blocked(self, runner: Runner, work: Work) -> None:
-        """A handler of a batch has blocked: the rest goes to the next runner, carefully."""
-        request = runner.request or work.current()
-        work.peer.outlet.collect(work)
-        request._batch = work.narrowed(request)
-        work.quick = False
-        self._detach(runner, work.peer, request)
-
-    def _detach(self, runner: Runner, connection: Connection, request: Request[Any]) -> None:
-        """Its handler has blocked: the hub goes on without this runner."""
-        runner.detached = True
-        if request.id is None:
-            connection.ordered = deque()
-        self.entered(runner, connection, request)
-
-    def entered(self, runner: Runner, connection: Connection, request: Request[Any]) -> None:
-        """A call is in flight from here on: it can be cancelled and its deadline counts."""
-        runner.request = request
-        runner.began = monotonic()
-        runner._stopped = None
-        runner.ending = False
-        runner.deadline = None if request._command.run_to_end else request.deadline
-        self.in_flight.add(runner)
-        self._count()
-        connection.in_flight.add(runner)
-        if runner.deadline is not None:
-            self._alarm.by(runner.deadline)
-
-    def left(self, runner: Runner, connection: Connection) -> None:
-        """A call is in flight no longer."""
-        runner.request = runner._stopped = None
-        self.in_flight.discard(runner)
-        self._count()
-        connection.in_flight.discard(runner)
-
-    def _count(self) -> None:
-        self.quick = len(self.in_flight) < self._max
-
-    def keep(self, runner: Runner) -> bool:
-        """Take back a runner that went its own way; False when it is not needed any more."""
-        if self._closed or len(self._idle) >= MAX_IDLE:
-            return False
-        self._idle.append(runner)
-        return True
-
-    def forget(self, runner: Runner) -> None:
-        """An idle runner has been ended."""
-        if runner in self._idle:
-            self._idle.remove(runner)
-
-    def stop_all(self) -> None:
-        """Cancel everything in flight, also what was declared to run to its end."""
-        for runner in self.in_flight:
-            get_hub().loop.run_callback(runner.stop, runner.request, "the server stops")
-
-    def close(self) -> None:
-        """End the idle runners; one whose handler is still in flight ends after it."""
-        self._alarm.stop()
-        self.ready.close()
-        self.backlog.close()
-        self._closed = True
-        idle, self._idle = self._idle, []
-        for runner in idle:
-            # By itself it would never end: its own stack, which nobody looks into, refers to it.
-            get_hub().loop.run_callback(runner.throw, GreenletExit)
-
-    def abandon(self) -> None:
-        """In a forked child: run nothing more."""
-        self._alarm.stop()
-        self.ready.abandon()
-        self.backlog.close()
-
-    def _expire(self, now: float) -> float | None:
-        following = None
-        for runner in list(self.in_flight):
-            if runner.deadline is not None and runner.deadline <= now:
-                runner.stop(runner.request, "the deadline passed")
-            else:
-                following = earliest(following, runner.deadline)
-        return following

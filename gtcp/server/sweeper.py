@@ -70,7 +70,8 @@ class Sweeper:
         self._left = list(self._owing)
         if self._idle_timeout is not None:
             self._left += self._next_share(self._idle_timeout)
-        self._go_on()
+        if self._left:
+            self._go_on_timer.again(self._go_on)
 
     def _next_share(self, idle_timeout: float) -> list[Connection]:
         if not self._unseen:
@@ -91,5 +92,3 @@ class Sweeper:
                 break
         if not self._left:
             self._go_on_timer.stop()
-        elif not self._go_on_timer.active:
-            self._go_on_timer.again(self._go_on)
