@@ -392,6 +392,14 @@ class Connection:
 
     def _write(self, data: bytes | memoryview) -> None:
         try:
+            self._send_some(data)
+        except BaseException:  # of a signal's handler: how much has left, nobody knows
+            self._unsent = NOTHING
+            self._end(lambda number: self._lost(number, "interrupted while sending"))
+            raise
+
+    def _send_some(self, data: bytes | memoryview) -> None:
+        try:
             count = self._sock.send(data)
         except (BlockingIOError, InterruptedError):
             count = 0
