@@ -193,7 +193,10 @@ class Client:
             _check(cmdid, meta)
         deadline = self._deadline(timeout, detach)
         pool = self._pools.here()
-        return _result(self._complete(pool, cmdid, params, deadline, meta, idempotent), result)
+        reply = self._complete(pool, cmdid, params, deadline, meta, idempotent)
+        if reply.code == 0 and result is Any:
+            return reply.result
+        return _result(reply, result)
 
     def notify(
         self,
@@ -286,7 +289,7 @@ class Client:
         return self._timeout if isinstance(timeout, _Default) else _checked(timeout)
 
     def _deadline(self, timeout: float | _Default | None, detach: bool) -> float | None:
-        seconds = self._seconds(timeout)
+        seconds = self._timeout if isinstance(timeout, _Default) else _checked(timeout)
         own = None if seconds is None else monotonic() + seconds
         inherited = None if detach else current()
         if inherited is None:

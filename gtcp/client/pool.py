@@ -54,7 +54,14 @@ class Pool:
 
     def ready(self) -> Connection | None:
         """A connection with room for a call; None when one has to be opened or waited for."""
-        return None if self._queue else self._with_room()
+        if self._queue:
+            return None
+        if len(self.connections) == 1 and self._options.min_connections == 1:
+            only = self.connections[0]
+            count = len(only.waiting)
+            if only.usable and count < self._options.max_in_flight and (count or only.look()):
+                return only
+        return self._with_room()
 
     def still_ready(self, connection: Connection) -> bool:
         """Whether one that was ready is so for another call: not idle, and nobody waits."""
@@ -119,10 +126,6 @@ class Pool:
 
     def _with_room(self) -> Connection | None:
         """The usable connection with the fewest calls in flight; None to open one or wait."""
-        if len(self.connections) == 1 and self._options.min_connections == 1:
-            only = self.connections[0]
-            if self._has_room(only) and (only.waiting or only.look()):
-                return only
         best, fewest, usable = None, self._options.max_in_flight, 0
         for connection in self.connections:
             if connection.usable:
