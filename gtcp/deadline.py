@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextvars
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import inf
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -106,18 +107,23 @@ class Alarm:
     Args:
         expire: called in the hub with the time; ends what is due and returns the next
             deadline, or None. It must not block.
+        ref: whether the event loop counts it as something to go on for.
+
+    Attributes:
+        at: when it goes off, monotonic seconds; infinity when it does not.
     """
 
-    __slots__ = ("_at", "_expire", "_timer")
+    __slots__ = ("at", "_expire", "_ref", "_timer")
 
-    def __init__(self, expire: Callable[[float], float | None]) -> None:
+    def __init__(self, expire: Callable[[float], float | None], ref: bool = True) -> None:
         self._expire = expire
+        self._ref = ref
         self._timer: Any = None
-        self._at: float | None = None
+        self.at = inf
 
     def by(self, when: float) -> None:
         """Go off when this deadline passes, or earlier."""
-        if self._at is None or when < self._at:
+        if when < self.at:
             self._set(when, monotonic())
 
     def stop(self) -> None:
@@ -126,19 +132,19 @@ class Alarm:
             self._timer.stop()
             self._timer.close()
             self._timer = None
-        self._at = None
+        self.at = inf
 
     def _set(self, when: float, now: float) -> None:
         self.stop()
-        self._at = when
-        self._timer = get_hub().loop.timer(max(0.0, when - now))
+        self.at = when
+        self._timer = get_hub().loop.timer(max(0.0, when - now), ref=self._ref)
         # The loop's own idea of the time may be old: without `update` a timer set after a
         # long computation would go off early by as much.
         self._timer.start(self._ring, update=True)
 
     def _ring(self) -> None:
-        self._at = None
+        self.at = inf
         now = monotonic()
         following = self._expire(now)
-        if following is not None and (self._at is None or following < self._at):
+        if following is not None and following < self.at:
             self._set(max(following, now + RESOLUTION), now)

@@ -10,6 +10,7 @@ import contextlib
 import socket
 import struct
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
@@ -31,6 +32,8 @@ def original(module: str, name: str) -> Any:
 
 
 System: type[socket.socket] = original("socket", "socket")
+#: A poll that holds up the thread, not the greenlet.
+new_poller: Callable[[], Any] = original("select", "poll")
 
 
 def encoded(host: str) -> bytes:

@@ -2,7 +2,8 @@
 
 A call that is the only one sends its line at once. Others queue theirs and give the turn away:
 the lines queued in one turn of the event loop leave in one ``send``. Replies are read in the
-hub, which finds the waiting call by its id and switches straight into it. A call that stops
+hub, which finds the waiting call by its id and switches straight into it; but the only call of
+a thread where nothing else goes on waits by itself, for a moment. A call that stops
 waiting (its deadline, a kill) takes its id with it, so its late reply is recognised and
 dropped, and the connection lives on.
 
@@ -16,6 +17,7 @@ import contextlib
 import socket
 from collections.abc import Callable
 from math import inf
+from select import POLLIN
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -26,7 +28,7 @@ from greenlet import getcurrent
 
 from gtcp.client.reply import MAX_REPLY_DEPTH, read_reply
 from gtcp.client.retry import ServerLeaving
-from gtcp.deadline import Alarm, earliest
+from gtcp.deadline import RESOLUTION, Alarm, earliest
 from gtcp.errors import (
     REFUSALS,
     CallTimeout,
@@ -52,7 +54,7 @@ from gtcp.protocol import (
     encode_request,
     is_plain,
 )
-from gtcp.sockets import READ, WRITE, close_quietly, unheard
+from gtcp.sockets import READ, WRITE, close_quietly, new_poller, unheard
 
 if TYPE_CHECKING:
     from gtcp.tls_socket import TlsSocket
@@ -72,6 +74,11 @@ NOTHING = memoryview(b"")
 #: Seconds after which an idle connection is looked at before it is used again.
 STALE_AFTER = 0.001
 
+#: Seconds that a call may wait outside the hub, and that calls may go on doing so one after
+#: another, before the event loop gets its turn: what does not show in its count (a signal, a
+#: callback from another thread, a timer that was told not to count) comes late by twice as much.
+TURN = RESOLUTION
+
 
 class Waiting(Protocol):
     """Whoever waits for a reply."""
@@ -89,21 +96,23 @@ class Call(msgspec.Struct, eq=False):
     hub: Any
     greenlet: Any
     outcome: Reply | GtcpError | None = None
+    in_hub: bool = False
 
     def deliver(self, outcome: Reply | GtcpError) -> None:
-        """Wake the greenlet, if it still waits; called in the hub."""
-        if self.greenlet is not None:
-            self.outcome = outcome
+        """Wake the greenlet, if that is what it waits for."""
+        self.outcome = outcome
+        if self.in_hub:
             self.greenlet.switch()
 
     def wait(self) -> Reply:
         """Give the turn away until there is an outcome."""
         switch = self.hub.switch
+        self.in_hub = True
         try:
             while self.outcome is None:
                 switch()
         finally:
-            self.greenlet = None  # killed or not: nobody may switch here any more
+            self.in_hub = False  # killed or not: nobody may switch here any more
         if isinstance(self.outcome, Reply):
             return self.outcome
         raise self.outcome
@@ -145,8 +154,9 @@ class Connection:
         self._buffer = LineBuffer(max_reply_bytes)
         # A text that nests n deep has at least 2n characters.
         self._short = min(2 * MAX_REPLY_DEPTH, max_reply_bytes or inf)
-        self._alarm = Alarm(self._expire)
+        self._alarm = Alarm(self._expire, ref=False)
         self._active = monotonic()
+        self._turn_due = self._active + TURN
         self._out: list[bytes] = []
         self._chunk: list[bytes] = []  # the lines of a send that is under way
         self._unsent = NOTHING
@@ -160,6 +170,9 @@ class Connection:
         self._writer: Any = None
         self._reader = self._loop.io(sock.fileno(), READ)
         self._reader.start(self._readable)
+        poller = new_poller()
+        poller.register(sock.fileno(), POLLIN)
+        self._poll = poller.poll
 
     def __repr__(self) -> str:
         return f"<Connection to {self._name} in_flight={len(self.waiting)} usable={self.usable}>"
@@ -179,7 +192,13 @@ class Connection:
         call = self._caller(deadline)
         number = self.send(call, cmdid, params, meta)
         try:
-            return call.wait()
+            reply = None
+            if number == self._handed_over and self._active < self._turn_due:
+                reply = self._reply_outside_the_hub(number, deadline)
+            if reply is None:
+                reply = call.wait()
+                self._turn_due = self._active + TURN
+            return reply
         except BaseException:
             self.forget(number)
             raise
@@ -192,12 +211,18 @@ class Connection:
         deadline = waiting.deadline
         timeout = None if deadline is None else self._milliseconds_until(deadline)
         line = encode_request(Outgoing(cmdid, number, timeout, params, False, meta))
-        if self.waiting:
+        together = self.waiting or self._out or self._chunk or self._closed
+        # First of all: while it is sent, a signal's handler may close us, or run the hub.
+        self.waiting[number] = waiting
+        if together:
             self._queue(line)
         else:
-            self._send_at_once(line)
-        self.waiting[number] = waiting
-        if deadline is not None:
+            self.sent = number
+            self._chunk.append(line)
+            self._write(line)
+            if self._out:  # a handler's, or of those that it let run
+                self._flush()
+        if deadline is not None and deadline < self._alarm.at:
             self._alarm.by(deadline)
         return number
 
@@ -219,7 +244,7 @@ class Connection:
             call = None
             try:
                 call = self._senders[number] = self._caller(deadline)
-                if deadline is not None:
+                if deadline is not None and deadline < self._alarm.at:
                     self._alarm.by(deadline)
                 call.wait()
             except BaseException:
@@ -368,15 +393,6 @@ class Connection:
 
     # Writing
 
-    def _send_at_once(self, line: bytes) -> None:
-        """For a call that is the only one: it has nobody's line to leave together with."""
-        if self._out or self._chunk or self._closed:
-            self._queue(line)
-            return
-        self.sent += 1
-        self._chunk.append(line)
-        self._write(line)
-
     def _queue(self, line: bytes) -> None:
         self.sent += 1
         self._out.append(line)
@@ -458,16 +474,59 @@ class Connection:
 
     # Reading
 
+    def _reply_outside_the_hub(self, number: int, deadline: float | None) -> Reply | None:
+        """The reply of the only call, waited for in its own greenlet; None to wait in the hub.
+
+        Nobody else is kept waiting, so the way through the hub and back would be for nothing.
+        """
+        if not self._is_alone():
+            return None
+        seconds = TURN if deadline is None else max(0.0, min(TURN, deadline - monotonic()))
+        if not self._poll(seconds * 1000):
+            return None
+        # Looked at again: a signal's handler may have run meanwhile, and may have done anything.
+        if not self._is_alone() or len(self.waiting) != 1 or number not in self.waiting:
+            return None
+        data = self._receive()
+        if data is None:
+            return None
+        reply = self._one_reply(data)
+        if reply is None or reply.id != number:
+            self._take_all(data)
+            return None
+        del self.waiting[number]
+        self._places_freed()
+        return reply
+
+    def _is_alone(self) -> bool:
+        """Whether this connection's reader is the only thing that lives in the event loop.
+
+        gevent does not document these two: libev counts what is active or to be called back,
+        but for what was told not to count, and what is active no more and not yet told so.
+        With libuv the count is always 0.
+        """
+        loop = self._loop
+        return getattr(loop, "activecnt", None) == 1 and not loop.pendingcnt
+
     def _readable(self) -> bool:
         """Read once and deliver; returns whether there was anything."""
+        data = self._receive()
+        return data is not None and self._take_all(data)
+
+    def _receive(self) -> bytes | None:
+        """What comes next, b"" at the end; None when there is nothing, or it just broke."""
         try:
             data = self._sock.recv(RECV_BYTES)
         except (BlockingIOError, InterruptedError):
-            return False
+            return None
         except OSError as exc:
             self._broken(exc)
-            return False
+            return None
         self._active = monotonic()
+        return data
+
+    def _take_all(self, data: bytes) -> bool:
+        """Deliver what was received; False at the end of the stream."""
         if self._take_one(data):
             return True
         if not data:
@@ -484,8 +543,8 @@ class Connection:
         if self._buffer.overflow:
             self._misspoken("a reply line is too long")
 
-    def _take_one(self, data: bytes) -> bool:
-        """Deliver a reply that came alone, the short way; False when it needs the long one."""
+    def _one_reply(self, data: bytes) -> Reply | None:
+        """A reply that came alone, the short way; None when it needs the long one."""
         size = len(data)
         if (
             size > self._short
@@ -493,10 +552,16 @@ class Connection:
             or data.find(b"\n") != size - 1
             or not data.isascii()
         ):
-            return False
+            return None
         try:
-            reply = decode_reply(data)
+            return decode_reply(data)
         except UNREADABLE:
+            return None
+
+    def _take_one(self, data: bytes) -> bool:
+        """Deliver a reply that came alone; False when it needs the long way."""
+        reply = self._one_reply(data)
+        if reply is None:
             return False
         call = self.waiting.pop(reply.id, None)  # type: ignore[arg-type]
         if call is None:
