@@ -339,9 +339,10 @@ class Connection:
         for each in refusals:
             line = b"" if each.head.oneway else encode_lines([each.reply])
             if line:
-                self.outlet.queue(line)
+                self.outlet.put(line)
             self.handled += 1
             self._note_refused(each.head.cmdid, each.reply.code, each.size, len(line))
+        self.outlet.flush()
 
     def _crowded(self) -> bool:
         """Whether many requests wait for the one before them already, or large ones."""
@@ -570,7 +571,7 @@ class Connection:
         if self._goodbye:
             self._turning_away = False
             goodbye, self._goodbye = self._goodbye, b""
-            self.outlet.queue(goodbye)
+            self.outlet.put(goodbye)
             self.outlet.flush()
         if self._closed or not self.outlet.empty:
             return

@@ -116,6 +116,11 @@ class Outlet:
         if work.replies:
             self._lines.append(work.said())
 
+    def put(self, line: bytes) -> None:
+        """Send a line with the next flush."""
+        if self._owner is not None:
+            self._lines.append(line)
+
     def queue(self, line: bytes) -> None:
         """Send a line together with those that are queued in the same turn of the loop."""
         if self._owner is None:
