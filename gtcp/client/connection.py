@@ -7,8 +7,8 @@ a thread where nothing else goes on waits by itself, for a moment. A call that s
 waiting (its deadline, a kill) takes its id with it, so its late reply is recognised and
 dropped, and the connection lives on.
 
-Ids count the lines that were queued, so an id also says whether a line was handed over to the
-kernel: that is the line between "did not run" and "may have run".
+Ids count the lines that were queued (see ``outbox``), so an id also says whether its line was
+handed over to the kernel.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from gevent import get_hub
 from gevent.exceptions import BlockingSwitchOutError
 from greenlet import getcurrent
 
+from gtcp.client.outbox import Outbox
 from gtcp.client.reply import MAX_REPLY_DEPTH, read_reply
 from gtcp.client.retry import ServerLeaving
 from gtcp.deadline import RESOLUTION, Alarm, earliest
@@ -54,7 +55,7 @@ from gtcp.protocol import (
     encode_request,
     is_plain,
 )
-from gtcp.sockets import READ, WRITE, close_quietly, new_poller, unheard
+from gtcp.sockets import READ, close_quietly, new_poller, unheard
 
 if TYPE_CHECKING:
     from gtcp.tls_socket import TlsSocket
@@ -68,8 +69,6 @@ NOT_LET_IN = frozenset({NOT_AUTHENTICATED, NOT_ALLOWED, OVERLOADED})
 
 #: Of what a peer says that does not speak gtcp, so much is told.
 MAX_SHOWN_BYTES = 40
-
-NOTHING = memoryview(b"")
 
 #: Seconds after which an idle connection is looked at before it is used again.
 STALE_AFTER = 0.001
@@ -131,7 +130,6 @@ class Connection:
     Attributes:
         usable: whether new calls may be sent on it.
         waiting: the calls in flight, by id.
-        sent: lines queued so far, which is the last id given.
         dropped: replies that nobody waited for any more.
     """
 
@@ -145,7 +143,6 @@ class Connection:
     ) -> None:
         self.usable = True
         self.waiting: dict[int, Waiting] = {}
-        self.sent = 0
         self.dropped = 0
         self._name = name
         self._sock = sock
@@ -157,17 +154,12 @@ class Connection:
         self._alarm = Alarm(self._expire, ref=False)
         self._active = monotonic()
         self._turn_due = self._active + TURN
-        self._out: list[bytes] = []
-        self._chunk: list[bytes] = []  # the lines of a send that is under way
-        self._unsent = NOTHING
-        self._handed_over = 0  # the last id whose line the kernel has whole
-        self._flush_due = False
+        self._outbox = Outbox(sock, self)
         self._said_goodbye = False
         self._closed = False
         self._ended = ended
         self._freed = freed
         self._senders: dict[int, Call] = {}
-        self._writer: Any = None
         self._reader = self._loop.io(sock.fileno(), READ)
         self._reader.start(self._readable)
         poller = new_poller()
@@ -193,7 +185,7 @@ class Connection:
         number = self.send(call, cmdid, params, meta)
         try:
             reply = None
-            if number == self._handed_over and self._active < self._turn_due:
+            if number == self._outbox.handed_over and self._active < self._turn_due:
                 reply = self._reply_outside_the_hub(number, deadline)
             if reply is None:
                 reply = call.wait()
@@ -207,21 +199,17 @@ class Connection:
         self, waiting: Waiting, cmdid: int, params: Any, meta: dict[str, str] | None = None
     ) -> int:
         """Queue one request whose reply goes to ``waiting``; returns its id."""
-        number = self.sent + 1
+        number = self._outbox.count + 1
         deadline = waiting.deadline
         timeout = None if deadline is None else self._milliseconds_until(deadline)
         line = encode_request(Outgoing(cmdid, number, timeout, params, False, meta))
-        together = self.waiting or self._out or self._chunk or self._closed
+        together = bool(self.waiting)
         # First of all: while it is sent, a signal's handler may close us, or run the hub.
         self.waiting[number] = waiting
         if together:
-            self._queue(line)
+            self._outbox.queue(line)
         else:
-            self.sent = number
-            self._chunk.append(line)
-            self._write(line)
-            if self._out:  # a handler's, or of those that it let run
-                self._flush()
+            self._outbox.send(line)
         if deadline is not None and deadline < self._alarm.at:
             self._alarm.by(deadline)
         return number
@@ -235,12 +223,12 @@ class Connection:
             CallTimeout, ConnectionLost: ``executed`` is "no" if the line did not leave whole.
         """
         timeout = None if deadline is None else self._milliseconds_until(deadline)
-        self._queue(encode_request(Outgoing(cmdid, None, timeout, params, True, meta)))
-        number = self.sent
-        self._flush()
+        self._outbox.queue(encode_request(Outgoing(cmdid, None, timeout, params, True, meta)))
+        number = self._outbox.count
+        self._outbox.flush()
         if self._closed:
             raise self._lost(number)
-        if number > self._handed_over:
+        if number > self._outbox.handed_over:
             call = None
             try:
                 call = self._senders[number] = self._caller(deadline)
@@ -249,16 +237,16 @@ class Connection:
                 call.wait()
             except BaseException:
                 if call is None or self._senders.pop(number, None) is not None:
-                    self._take_back(number)
+                    self._outbox.take_back(number)
                 raise
 
     def forget(self, number: int) -> None:
         """A call is given up: its line is taken back, or the server told to stop its handler."""
         if self.waiting.pop(number, None) is None or self._closed:
             return
-        if not self._take_back(number):
+        if not self._outbox.take_back(number):
             cancel = {"op": "cancel", "id": number}
-            self._queue(encode_request(Outgoing(OWN_CMDID, None, None, cancel, True)))
+            self._outbox.queue(encode_request(Outgoing(OWN_CMDID, None, None, cancel, True)))
         self._places_freed()
 
     def retire(self) -> None:
@@ -300,9 +288,15 @@ class Connection:
         """
         self._closed = True
         self.usable = False
+        self._outbox.end()
         if stop_watching:
             self._stop_watching()
         close_quietly(self._sock)
+
+    @property
+    def sent(self) -> int:
+        """Lines queued so far, which is the last id given."""
+        return self._outbox.count
 
     @property
     def closed(self) -> bool:
@@ -311,10 +305,9 @@ class Connection:
 
     def _stop_watching(self) -> None:
         self._alarm.stop()
-        for watcher in (self._reader, self._writer):
-            if watcher is not None:
-                watcher.stop()
-                watcher.close()
+        self._reader.stop()
+        self._reader.close()
+        self._outbox.stop_watching()
 
     def _end(self, outcome: Callable[[int], GtcpError]) -> None:
         if self._closed:
@@ -322,8 +315,8 @@ class Connection:
         self._closed = True
         self.usable = False
         self._stop_watching()
+        self._outbox.end()
         close_quietly(self._sock)
-        self._count_handed_over()
         ended = [*self.waiting.items(), *self._senders.items()]
         self.waiting.clear()
         self._senders.clear()
@@ -333,7 +326,7 @@ class Connection:
         self._ended()
 
     def _executed(self, number: int) -> Executed:
-        return "no" if self._said_goodbye or number > self._handed_over else "maybe"
+        return "no" if self._said_goodbye or number > self._outbox.handed_over else "maybe"
 
     def _lost(self, number: int, why: str = "the connection is closed") -> ConnectionLost:
         kind = ServerLeaving if self._said_goodbye else ConnectionLost
@@ -353,14 +346,6 @@ class Connection:
             raise CallTimeout(f"{self._name}: the deadline passed", executed="no")
         return milliseconds
 
-    def _take_back(self, number: int) -> bool:
-        """Remove a line that is still queued, so that its call certainly does not run."""
-        position = number - 1 - self._handed_over - len(self._chunk)
-        if position < 0:
-            return False
-        self._out[position] = b""
-        return True
-
     def _expire(self, now: float) -> float | None:
         """Fail the calls whose deadline has passed; what came in time still counts."""
         due = self._due(now)
@@ -370,7 +355,7 @@ class Connection:
             for those in (self.waiting, self._senders):
                 if those.get(number) is waiting:
                     del those[number]
-                    executed: Executed = "no" if self._take_back(number) else "maybe"
+                    executed: Executed = "no" if self._outbox.take_back(number) else "maybe"
                     error = CallTimeout(f"{self._name}: the deadline passed", executed=executed)
                     waiting.deliver(error)
         if due and not self._closed:
@@ -391,86 +376,31 @@ class Connection:
         both = [*self.waiting.items(), *self._senders.items()]
         return [each for each in both if each[1].deadline is not None and each[1].deadline <= now]
 
-    # Writing
+    # What becomes of what was sent
 
-    def _queue(self, line: bytes) -> None:
-        self.sent += 1
-        self._out.append(line)
-        if not self._flush_due:
-            self._flush_due = True
-            self._loop.run_callback(self._flush)
+    def goes_on(self) -> None:
+        """The kernel has taken what it did not take at first."""
+        for number in [each for each in self._senders if each <= self._outbox.handed_over]:
+            call = self._senders.pop(number, None)  # the one before may have closed us
+            if call is not None:
+                call.deliver(Reply(0))
 
-    def _flush(self) -> None:
-        self._flush_due = False
-        if self._out and not self._chunk and not self._closed:
-            self._chunk, self._out = self._out, []
-            self._write(b"".join(self._chunk))
-
-    def _write(self, data: bytes | memoryview) -> None:
-        try:
-            self._send_some(data)
-        except BaseException:  # of a signal's handler: how much has left, nobody knows
-            self._unsent = NOTHING
-            self._end(lambda number: self._lost(number, "interrupted while sending"))
-            raise
-
-    def _send_some(self, data: bytes | memoryview) -> None:
-        try:
-            count = self._sock.send(data)
-        except (BlockingIOError, InterruptedError):
-            count = 0
-        except OSError as exc:
-            self._unsent = memoryview(data)
-            self._unwritable(exc)
-            return
-        if count < len(data):
-            self._unsent = memoryview(data)[count:]
-            self._wait_until_writable()
-        else:
-            self._unsent = NOTHING
-            self._handed_over += len(self._chunk)
-            self._chunk.clear()
-
-    def _wait_until_writable(self) -> None:
-        if self._writer is None:
-            self._writer = self._loop.io(self._sock.fileno(), WRITE)
-        if not self._writer.active:
-            self._writer.start(self._writable)
-
-    def _writable(self) -> None:
-        self._write(self._unsent)
-        if not self._unsent and not self._closed:
-            self._writer.stop()
-            self._flush()
-            for number in [each for each in self._senders if each <= self._handed_over]:
-                call = self._senders.pop(number, None)  # the one before may have closed us
-                if call is not None:
-                    call.deliver(Reply(0))
-
-    def _unwritable(self, exc: OSError) -> None:
+    def unwritable(self, exc: OSError) -> None:
         """The server takes no more: what it said before that is read first.
 
         Not at once: this may be running in a greenlet that must not be left.
         """
         self.usable = False
-        if self._writer is not None:
-            self._writer.stop()
         self._loop.run_callback(self._read_the_rest, exc)
+
+    def interrupted(self) -> None:
+        """A line may have left in part: nothing can follow it."""
+        self._end(lambda number: self._lost(number, "interrupted while sending"))
 
     def _read_the_rest(self, exc: OSError) -> None:
         while not self._closed and self._readable():
             pass
         self._broken(exc)
-
-    def _count_handed_over(self) -> None:
-        """Of a send that broke off, count the lines that had left whole."""
-        sent = sum(map(len, self._chunk)) - len(self._unsent)
-        for line in self._chunk:
-            sent -= len(line)
-            if sent < 0:
-                break
-            self._handed_over += 1
-        self._chunk.clear()
 
     # Reading
 
@@ -624,7 +554,7 @@ class Connection:
             waiting, self.waiting = self.waiting, {}
             for call in waiting.values():
                 call.deliver(reply)
-        elif reply.code in REFUSALS and self.waiting.keys() == {self.sent}:
+        elif reply.code in REFUSALS and self.waiting.keys() == {self._outbox.count}:
             self.usable = False
             self.waiting.popitem()[1].deliver(reply)
         else:
