@@ -155,6 +155,7 @@ class Connection:
         self._active = monotonic()
         self._turn_due = self._active + TURN
         self._outbox = Outbox(sock, self)
+        self._delivering = False  # lines that have been received are still to be looked at
         self._said_goodbye = False
         self._closed = False
         self._ended = ended
@@ -409,7 +410,8 @@ class Connection:
 
         Nobody else is kept waiting, so the way through the hub and back would be for nothing.
         """
-        if not self._is_alone():
+        # Behind a reply that woke its caller, who calls again, there may be a goodbye.
+        if self._delivering or self._senders or not self._is_alone():
             return None
         seconds = TURN if deadline is None else max(0.0, min(TURN, deadline - monotonic()))
         if not self._poll(seconds * 1000):
@@ -467,11 +469,15 @@ class Connection:
 
     def take(self, data: bytes) -> None:
         """Deliver what was received."""
-        lines = self._buffer.feed(data)
-        if lines:
-            self._take(lines)
-        if self._buffer.overflow:
-            self._misspoken("a reply line is too long")
+        before, self._delivering = self._delivering, True
+        try:
+            lines = self._buffer.feed(data)
+            if lines:
+                self._take(lines)
+            if self._buffer.overflow:
+                self._misspoken("a reply line is too long")
+        finally:
+            self._delivering = before
 
     def _one_reply(self, data: bytes) -> Reply | None:
         """A reply that came alone, the short way; None when it needs the long one."""

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 import gevent
@@ -16,6 +16,7 @@ import pytest
 from gevent.event import Event
 
 import gtcp
+from gtcp.client.connection import TURN
 from tests.client.fakes import Peer, answer, fake_server, outcome
 from tests.client.test_connection import is_error
 from tests.helpers import PATIENCE, process
@@ -378,6 +379,27 @@ def test_a_server_that_says_goodbye_is_left() -> None:
             with gtcp.Client(server.address) as client:
                 client.call(1)
                 assert client.call(1, {"n": 2}) == {"n": 2}
+                assert client.stats()["opened"] == 2
+
+        alone(check)
+
+
+def test_a_goodbye_behind_a_reply_is_heard_before_the_next_call_is_waited_for() -> None:
+    """The reply wakes its caller from the hub, who calls again at once."""
+
+    def leaving(peer: Peer) -> None:
+        peer.answer(peer.request())
+        request = peer.request()
+        sleep(4 * TURN)  # so long that it waits in the hub
+        peer.send(answer(request), {"code": 503, "message": "going away"})
+        peer.request()
+        peer.close()
+
+    with fake_server(leaving, Peer.echo) as server:
+
+        def check() -> None:
+            with gtcp.Client(server.address) as client:
+                assert [client.call(1, {"n": n}) for n in range(4)] == [{"n": n} for n in range(4)]
                 assert client.stats()["opened"] == 2
 
         alone(check)
