@@ -77,6 +77,10 @@ def cli(
     if part == "publish":
         publish(output / "all.json")
         return
+    try:  # before everything is measured
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise click.ClickException(f"--output {output}: {exc.strerror}") from exc
     options = Options(rounds, seconds, quick, peer)
     if quick:
         options = Options(1, 0.05, True, peer)

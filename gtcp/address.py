@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import msgspec
 
+from gtcp.masking import MASK, may_be_secret
+
 DEFAULT_PORT = 8889
 
 TLS = "tls://"
@@ -92,7 +94,8 @@ def host_of(peer: str) -> str:
 
 
 def _wrong(text: str, more: str = "") -> ValueError:
+    given = MASK if may_be_secret(text) else repr(text)
     return ValueError(
-        f"{text!r} is not an address: expected host, host:port, [v6]:port or unix:/path, "
+        f"{given} is not an address: expected host, host:port, [v6]:port or unix:/path, "
         f"a client's also with {TLS} before it{more}"
     )

@@ -23,6 +23,8 @@ from typing import Annotated, Literal, NoReturn
 
 import msgspec
 
+from gtcp.masking import shown
+
 #: A shorter secret could be guessed from one recorded exchange.
 MIN_SECRET_CHARS = 16
 
@@ -233,8 +235,10 @@ def _from_file(path: str) -> list[Key]:
     try:
         text = Path(path).read_bytes()
     except OSError as exc:
-        raise ValueError(f"can't read the secret in {path}: {exc.strerror}") from exc
-    return _told_where(path, text)
+        raise ValueError(f"can't read the secret in {shown(path)}: {exc.strerror}") from exc
+    except ValueError as exc:  # a NUL in its name
+        raise ValueError(f"can't read the secret in that file: {exc}") from exc
+    return _told_where(f"secret file {path}", text)
 
 
 def _told_where(where: str, text: str | bytes) -> list[Key]:

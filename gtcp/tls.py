@@ -13,6 +13,8 @@ from typing import Any, NoReturn
 
 from gevent.ssl import SSLContext
 
+from gtcp.masking import shown
+
 
 def server_context(
     cert: str, key: str | None, ca: str | None, *, require_client_cert: bool
@@ -118,20 +120,20 @@ def _load_chain(context: ssl.SSLContext, cert: str, key: str | None) -> None:
     try:
         context.load_cert_chain(cert, key, password=_no_password)
     except (OSError, ValueError) as exc:
-        with_key = f" with key {key}" if key else ""
-        raise ValueError(f"can't use certificate {cert}{with_key}: {_why(exc)}") from exc
+        with_key = f" with key {shown(key)}" if key else ""
+        raise ValueError(f"can't use certificate {shown(cert)}{with_key}: {_why(exc)}") from exc
 
 
 def _load_authorities(context: ssl.SSLContext, ca: str) -> None:
     try:
         context.load_verify_locations(ca)
     except (OSError, ValueError) as exc:
-        raise ValueError(f"can't use the authorities in {ca}: {_why(exc)}") from exc
+        raise ValueError(f"can't use the authorities in {shown(ca)}: {_why(exc)}") from exc
 
 
 def _why(exc: Exception) -> str:
     if isinstance(exc, ssl.SSLError) and not exc.reason:  # OpenSSL says no more than "PEM lib"
-        return "there is nothing in PEM form in it that would be needed"
+        return "there is nothing in PEM form in it that would be needed: certificate or key"
     return explain(exc) if isinstance(exc, OSError) else str(exc)
 
 

@@ -21,7 +21,7 @@ from fuzz.targets.lines import SEEDS as LINES
 from fuzz.watch import turn, until, watched
 from gtcp.protocol import OVERLOADED, WRONG_PARAMS, LineBuffer, Request
 from gtcp.server.backlog import Held
-from gtcp.server.connection import Connection
+from gtcp.server.connection import OTHERS, Connection
 from gtcp.server.context import Context
 from gtcp.server.ready import RECV_BYTES
 from gtcp.server.table import Item, Rejection
@@ -63,6 +63,8 @@ VAGUE = {408, 429, 500}
 def run(data: bytes) -> None:
     """Play a peer that sends this."""
     given = Input(data)
+    if given.stream.startswith(tuple(beginning for beginning, _ in OTHERS)):
+        return  # what is said to other protocols depends on how the first bytes are cut
     with watched(given.stream):
         Peer(given).play()
 

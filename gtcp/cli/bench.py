@@ -15,7 +15,14 @@ from gtcp.cli.load import Load, Plan, Tally
 from gtcp.cli.output import print_json
 from gtcp.client.client import Client
 from gtcp.errors import GtcpError, RemoteError
-from gtcp.protocol import OWN_CMDID, Outgoing, encode_request
+from gtcp.protocol import (
+    BAD_REQUEST,
+    NOT_ALLOWED,
+    NOT_AUTHENTICATED,
+    OWN_CMDID,
+    Outgoing,
+    encode_request,
+)
 from gtcp.server.logger import escape
 
 #: Seconds between two live lines.
@@ -103,8 +110,9 @@ def _connect(client: Client, count: int) -> None:
 def _failure_of_ping(client: Client) -> GtcpError | None:
     try:
         client.call(OWN_CMDID)
-    except RemoteError:
-        return None  # it refuses pings, but it is there
+    except RemoteError as exc:
+        # Others refuse pings, but are there.
+        return exc if exc.code in (NOT_AUTHENTICATED, NOT_ALLOWED, BAD_REQUEST) else None
     except GtcpError as exc:
         return exc
     return None

@@ -61,6 +61,7 @@ def cli(ctx: click.Context) -> None:
     "--require-client-cert", is_flag=True, default=None, help="Refuse clients without one."
 )
 @click.option("--secret-file", metavar="FILE", help="Secrets that clients must prove to know.")
+@options.no_secret
 @click.option(
     "--insecure", is_flag=True, default=None, help="Serve other hosts without TLS or a secret."
 )

@@ -125,6 +125,20 @@ _TRUST = {
 }
 
 
+def _refuse_secret(_ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        why = "every user of this host could read it there"
+        raise Misuse(f"--secret: {why}; use --secret-file or GTCP_SECRET")
+
+
+def no_secret(command: Decorated) -> Decorated:
+    """An option ``--secret`` that says why there is none."""
+    option = click.option(
+        "--secret", hidden=True, expose_value=False, is_eager=True, callback=_refuse_secret
+    )
+    return option(command)
+
+
 def trust(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that say whom a client trusts, as one argument ``trust`` for a Client."""
 
@@ -132,7 +146,7 @@ def trust(command: Callable[..., Any]) -> Callable[..., Any]:
     def with_trust(**given: Any) -> Any:
         return command(trust={name: given.pop(name) for name in _TRUST}, **given)
 
-    decorated: Callable[..., Any] = with_trust
+    decorated: Callable[..., Any] = no_secret(with_trust)
     for option in reversed(_TRUST.values()):
         decorated = option(decorated)
     return decorated

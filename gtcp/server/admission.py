@@ -19,10 +19,10 @@ from greenlet import getcurrent
 
 from gtcp.address import host_of
 from gtcp.protocol import OVERLOADED
-from gtcp.server.connection import Connection
+from gtcp.server.connection import MAX_IDENTITY_CHARS, Connection
 from gtcp.server.context import Context
 from gtcp.server.handshake import Entrant, Handshake, Refused
-from gtcp.server.logger import SERVER
+from gtcp.server.logger import SERVER, escape
 from gtcp.server.runner import report
 from gtcp.server.table import Rejection
 from gtcp.sockets import close_quietly, tune
@@ -154,7 +154,7 @@ class Admission:
 
     def _refuse(self, entrant: Entrant, refused: Refused, silently: bool = False) -> None:
         code, message = refused.args
-        self._context.strangers.warning("%s: %s; closing", entrant.address, message)
+        self._context.strangers.warning("%s: %s; closing", _who(entrant), message)
         try:
             if silently or self._ended:
                 close_quietly(entrant.sock)
@@ -164,3 +164,14 @@ class Admission:
                 connection.reject(Rejection(code, message), logged=True)
         except OSError:
             close_quietly(entrant.sock)
+
+
+def _who(entrant: Entrant) -> str:
+    """Its address, and what it has proven to be, for the log."""
+    try:
+        identities = entrant.peer().identities
+    except OSError:  # it is gone
+        identities = ()
+    if not identities:
+        return entrant.address
+    return f"{entrant.address} ({escape(', '.join(identities), MAX_IDENTITY_CHARS)})"

@@ -60,6 +60,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(SERVER)
 
+NO_PROXY = "a PROXY header is not taken from this address, which is not in proxy_from"
+
 #: How much is run before its replies are sent: it bounds what a peer that sends many requests
 #: and takes no replies can make a server keep, and is more than a busy client sends at once.
 PIECE_BYTES = 4096
@@ -70,8 +72,13 @@ FIRST_PIECE_BYTES = 512
 #: Seconds for which a connection goes on with what it holds before others have their turn.
 STRETCH_SECONDS = 0.0005
 
-#: What a TLS client sends first: a handshake record of some version 3.x.
-TLS_HELLO = b"\x16\x03"
+#: What a client sends first that takes us for something else: a TLS handshake record of some
+#: version 3.x, and what begins the headers of the PROXY protocol.
+OTHERS = (
+    (b"\x16\x03", "TLS is not spoken here"),
+    (b"PROXY ", NO_PROXY),
+    (b"\r\n\r\n\x00\r\nQUIT\n", NO_PROXY),
+)
 
 #: SO_LINGER with no seconds: close() sends a reset.
 RESET = struct.pack("ii", 1, 0)
@@ -227,6 +234,11 @@ class Connection:
             self.close()
 
     def _received(self, data: bytes, now: float, *, waits: bool) -> None:
+        if not (self.handled or self.buffer.begun):
+            for beginning, message in OTHERS:
+                if data.startswith(beginning):
+                    self.reject(Rejection(BAD_REQUEST, message))
+                    return
         lines = self.buffer.feed(data)
         if self.buffer.begun:
             self._context.owing.add(self)
@@ -237,8 +249,6 @@ class Connection:
             self._serve(lines, now)
             if self.ordered:
                 self.read_on_or_not()
-        elif data.startswith(TLS_HELLO):
-            self.reject(Rejection(BAD_REQUEST, "TLS is not spoken here"))
         self._look_for_overflow()
 
     def _put(self, lines: bytes, now: float) -> None:

@@ -209,6 +209,7 @@ def make_handshake(settings: Settings, keys: list[Key] | None) -> Handshake:
     Raises:
         ValueError: certificates or secrets can't be used; one line says which and why.
     """
+    settings.check_together()
     tls = None
     if settings.tls_cert is not None:
         from gtcp.tls import server_context

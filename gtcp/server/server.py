@@ -296,8 +296,8 @@ class Server:
     def serve_forever(self) -> None:
         """Start, and serve until SIGINT or SIGTERM (or a ``stop()``); then drain and return.
 
-        A second signal cuts the drain short. Where there are certificates or secrets in
-        files, SIGHUP is ``reload()``. In a thread other than the main one signals are left
+        A second signal cuts the drain short. Where there are certificates or secrets,
+        SIGHUP is ``reload()``. In a thread other than the main one signals are left
         alone.
 
         Raises:
@@ -317,7 +317,7 @@ class Server:
         if threading.current_thread() is threading.main_thread():
             signals = (signal.SIGINT, signal.SIGTERM)
             watchers = [gevent.signal_handler(each, stop) for each in signals]
-            if self.settings.tls_cert or self.settings.secret_file:
+            if self._handshake is not None and self._handshake.knows_peers:
                 watchers.append(gevent.signal_handler(signal.SIGHUP, self.reload))
         try:
             log.info("%s", self.describe())  # last: whoever reads it may send a signal at once

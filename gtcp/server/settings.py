@@ -23,6 +23,7 @@ import msgspec
 import msgspec.toml  # reads with tomllib, on Python 3.10 with tomli
 
 from gtcp import address
+from gtcp.masking import MASK, may_be_secret
 
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 
@@ -135,7 +136,9 @@ def _switch(meaning: str) -> _Rule:
 
 
 def _file(meaning: str) -> _Rule:
-    return _Rule("the path of a file", bool, meaning)
+    return _Rule(
+        "the path of a file", lambda value: bool(value) and not may_be_secret(value), meaning
+    )
 
 
 def _name(meaning: str) -> _Rule:
@@ -272,6 +275,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             given = getattr(self, name)
             value = _checked(name, name, given, shown=given)
             msgspec.structs.force_setattr(self, name, value)
+
+    def check_together(self) -> None:
+        """Raise SettingsError when one setting means nothing without another.
+
+        Not at once: other layers may add that one, until the server starts.
+        """
         for name, needed in _NEEDS.items():
             if getattr(self, name) and getattr(self, needed) is None:
                 raise SettingsError(f"{name}: expected {needed} with it")
@@ -362,6 +371,8 @@ def _refuse(label: str, field: _Field, value: object) -> NoReturn:
 
 
 def _short(value: object) -> str:
+    if may_be_secret(value):
+        return MASK
     text = repr(value)
     return text if len(text) <= 100 else text[:100] + "..."
 
@@ -452,4 +463,6 @@ def _refuse_unknown(given: Iterable[str], known: Iterable[str], where: str) -> N
         if name not in names:
             close = difflib.get_close_matches(name, names, 1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
+            if "secret" in name.lower():
+                hint = "; secrets are given in a file that secret_file names, or in GTCP_SECRET"
             raise SettingsError(f"unknown setting {_short(name)} in {where}{hint}")

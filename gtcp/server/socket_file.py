@@ -40,9 +40,14 @@ class SocketFile(msgspec.Struct, frozen=True):
                 # fails, and the umask is what counts until the next line but one.
                 os.fchmod(sock.fileno(), self.mode)
             sock.bind(path)
+        except OSError:
+            sock.close()
+            raise
+        try:
             self.apply(path)
         except OSError:
             sock.close()
+            os.unlink(path)
             raise
         return sock
 
