@@ -386,7 +386,7 @@ class Connection:
         may have piped their requests in (`nc -N`): those get a moment to finish.
         """
         self._stop_calls(lambda request: request.id is not None)
-        if self.in_flight:
+        if self.in_flight and self._timer is None:
             self._later(self._context.settings.half_close_grace, self._grace_is_over)
         self._wind_up()
 
@@ -570,7 +570,10 @@ class Connection:
         self._drop_held()
         self._goodbye, self._linger_seconds = goodbye, linger
         self.read_on_or_not()
-        self._wind_up()
+        if self._half_closed:  # it may have been held, behind what is not run
+            self._end_of_stream()
+        else:
+            self._wind_up()
 
     def _wind_up(self) -> None:
         """Take the steps towards the end of the connection that can be taken by now."""

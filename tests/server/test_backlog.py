@@ -17,7 +17,7 @@ from gtcp.server import backlog as module
 from gtcp.server import ready
 from gtcp.server.backlog import Backlog, Held
 from gtcp.server.ready import RECV_BYTES
-from tests.helpers import Serving, compute, eventually, serving
+from tests.helpers import PATIENCE, Gate, Serving, compute, eventually, serving
 
 PING = {"cmdid": 0, "id": "ping"}
 
@@ -372,3 +372,42 @@ def test_an_error_of_our_own_costs_the_connection_whose_turn_it_is(computing, mo
     finally:
         running.stop(0)
     assert not running.errors
+
+
+def keep_busy(line) -> None:
+    """What comes until all this has run waits for its turn."""
+    line.send(*[work(n, id=n) for n in range(30)])
+    line.reply()
+
+
+@pytest.fixture
+def gate(computing) -> Gate:
+    gate = Gate()
+    computing.commands.handler(3)(lambda request: gate.wait())
+    return gate
+
+
+def test_who_has_gone_is_noticed_behind_what_can_not_be_read(computing, gate):
+    with serving(computing.commands) as running, running.line() as line, running.line() as busy:
+        line.send({"cmdid": 3, "id": "in flight"})
+        eventually(lambda: gate.waiting)
+        keep_busy(busy)
+        line.send(*[work(n, id=n) for n in range(100, 105)], b"nonsense\n")
+        line.finish()
+        eventually(lambda: gate.stopped)
+
+
+def test_who_has_gone_is_noticed_by_a_server_that_goes(computing, gate):
+    server = gtcp.Server(gtcp.Settings(port=0))
+    server.include(computing.commands)
+    running = Serving(server)
+    with running.line() as line, running.line() as busy:
+        line.send({"cmdid": 3, "id": "in flight"})
+        eventually(lambda: gate.waiting)
+        keep_busy(busy)
+        line.send(*[work(n, id=n) for n in range(100, 120)])
+        line.finish()
+        eventually(lambda: any(not each.reading for each in server.connections))
+        running.start_stopping(PATIENCE)
+        eventually(lambda: gate.stopped)
+    running.join()
