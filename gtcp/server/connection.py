@@ -295,7 +295,9 @@ class Connection:
         lines, arrived = self._held.take(self._piece)
         began = monotonic()
         if not lines:
-            self._end_of_stream()
+            self._look_for_overflow()
+            if not self.leaving:
+                self._end_of_stream()
             return began
         count = self._serve(lines, arrived)
         done = monotonic()

@@ -411,3 +411,15 @@ def test_who_has_gone_is_noticed_by_a_server_that_goes(computing, gate):
         running.start_stopping(PATIENCE)
         eventually(lambda: gate.stopped)
     running.join()
+
+
+def test_a_line_that_is_too_long_is_told_of_before_the_end_of_the_stream(computing):
+    with (
+        serving(computing.commands, max_line_bytes=1000) as running,
+        running.line() as line,
+        running.line() as busy,
+    ):
+        keep_busy(busy)
+        line.send(work(99, id=99), b"x" * 2000)
+        line.finish()
+        assert [each["code"] for each in line.rest()] == [0, 413]
