@@ -423,3 +423,10 @@ def test_a_line_that_is_too_long_is_told_of_before_the_end_of_the_stream(computi
         line.send(work(99, id=99), b"x" * 2000)
         line.finish()
         assert [each["code"] for each in line.rest()] == [0, 413]
+
+
+def test_who_speaks_tls_is_told_that_it_is_not_spoken_here(computing):
+    with serving(computing.commands) as running, running.line() as line, running.line() as busy:
+        keep_busy(busy)
+        line.send(b"\x16\x03\x01\x00\x50" + b"x" * 80)
+        assert line.reply()["message"] == "TLS is not spoken here"
