@@ -105,7 +105,7 @@ class Connection:
         ordered: requests without an id that wait for the one in flight before them; None
             while none is in flight.
         leaving: nothing that comes from now on is run.
-        active: when something last came, monotonic seconds.
+        active: when something last came or ran, monotonic seconds.
         outlet: by which its replies leave.
         turn_seconds: how long a request without an id took lately, once it had its turn.
     """
@@ -300,7 +300,7 @@ class Connection:
                 self._end_of_stream()
             return began
         count = self._serve(lines, arrived)
-        done = monotonic()
+        self.active = done = monotonic()
         self.pace(done - began)
         if count:
             self._runners.backlog.note(done - began, count)

@@ -430,3 +430,16 @@ def test_who_speaks_tls_is_told_that_it_is_not_spoken_here(computing):
         keep_busy(busy)
         line.send(b"\x16\x03\x01\x00\x50" + b"x" * 80)
         assert line.reply()["message"] == "TLS is not spoken here"
+
+
+def test_who_has_waited_for_long_is_not_idle_when_it_is_served(computing):
+    with (
+        serving(computing.commands, idle_timeout=0.7) as running,
+        running.line() as line,
+        running.line() as busy,
+    ):
+        busy.send(*[work(n, id=n) for n in range(100)])
+        line.send(*[work(n) for n in range(50)])
+        line.replies(50)
+        (one,) = [each for each in running.server.connections if each.handled == 50]
+        assert monotonic() - one.active < 0.5
