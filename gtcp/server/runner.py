@@ -189,7 +189,8 @@ class Runner(Carrier):
                     if work is None:
                         return arrival
                     self._together(connection, work)
-                    connection.pace(monotonic() - now)
+                    if not self.detached:  # else it has waited, which says nothing
+                        connection.pace(monotonic() - now)
             except BaseException:  # ours to mend; this connection is lost, the others go on
                 self._failed(connection)
             if self.detached or now >= turn.until:

@@ -278,3 +278,14 @@ def test_a_connection_is_not_idle_while_what_it_sent_waits_for_its_turn(commands
 def test_without_epoll_the_server_can_be_imported():
     program = "import select; del select.epoll; import gtcp.server.ready as r; assert not r.epoll"
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_what_waits_is_not_taken_for_what_computes(commands):
+    commands.handler(3)(lambda request: gevent.sleep(2 * ready.SLICE_SECONDS))
+    with serving(commands) as running, running.line() as line:
+        (connection,) = eventually(lambda: running.server.connections)
+        before = connection._piece
+        line.send({"cmdid": 3, "id": 1}, {"cmdid": 3, "id": 2})
+        line.replies(2)
+        running.run(gevent.sleep, 0.001)
+        assert connection._piece == before
