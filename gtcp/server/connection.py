@@ -282,7 +282,6 @@ class Connection:
             if self._run_a_piece() >= until:
                 break
         self._wait_for_turn()
-        self._look_for_overflow()
 
     def _may_go_on(self) -> bool:
         return bool(self._held) and not (
@@ -310,6 +309,7 @@ class Connection:
         if self._held and self._may_go_on():
             self._held.wait_for_turn(self._sift)
         self.read_on_or_not()
+        self._look_for_overflow()
 
     def _sift(self, lines: bytes, arrived: float, ahead: int) -> bytes:
         """Refuse what would be too late by its turn; the rest is returned."""
@@ -451,9 +451,10 @@ class Connection:
 
     def goes_on(self) -> None:
         """The peer has taken its replies."""
-        self._go_on()
         if self.outlet.wake():
-            get_hub().loop.run_callback(self._go_on)
+            get_hub().loop.run_callback(self._wait_for_turn)
+        else:
+            self._wait_for_turn()
         self._wind_up()
 
     # Leaving
@@ -561,7 +562,7 @@ class Connection:
             return
         self.active = monotonic()
         self.outlet.flush()
-        self._go_on()
+        self._wait_for_turn()
         self._wind_up()
 
     def _leave(self, goodbye: bytes, linger: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -443,3 +444,35 @@ def test_who_has_waited_for_long_is_not_idle_when_it_is_served(computing):
         line.replies(50)
         (one,) = [each for each in running.server.connections if each.handled == 50]
         assert monotonic() - one.active < 0.5
+
+
+def test_timers_are_on_time_when_many_calls_end_whose_connections_hold_lines(computing):
+    released = threading.Event()
+
+    @computing.commands.handler(4)
+    def waits(request):
+        while not released.is_set():
+            gevent.sleep(0.005)
+
+    gaps = []
+
+    def tick():
+        while len(gaps) < 1000:
+            began = monotonic()
+            gevent.sleep(0.001)
+            gaps.append(monotonic() - began)
+
+    with serving(computing.commands) as running, ExitStack() as stack:
+        lines = [stack.enter_context(running.line()) for _ in range(30)]
+        for n, line in enumerate(lines):
+            line.send({"cmdid": 4, "id": n})
+        eventually(lambda: len(running.server._context.runners.in_flight) == len(lines))
+        for line in lines:
+            line.send(*[work(n, id=n) for n in range(4)])
+        eventually(lambda: len(computing.ran) > 4)
+        ticker = running.run(gevent.spawn, tick)
+        released.set()
+        for line in lines:
+            line.replies(5)
+        running.run(ticker.kill)
+    assert max(gaps) < 10 * computing.seconds
