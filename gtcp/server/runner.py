@@ -36,7 +36,7 @@ from gtcp.protocol import (
 )
 from gtcp.server.logger import SERVER
 from gtcp.server.outcome import failure
-from gtcp.server.ready import Arrival, Turn
+from gtcp.server.ready import SLICE_SECONDS, Arrival, Turn
 from gtcp.server.refusal import in_vain, late, overloaded
 from gtcp.server.table import Item, Rejection, overtakes
 from gtcp.server.work import Work
@@ -351,9 +351,14 @@ class Runner(Carrier):
         """The request that blocked is answered: take the ones that waited for it."""
         self._took(connection, item)
         self._runners.left(self, connection)
+        until = monotonic() + SLICE_SECONDS
         while item.id is None and connection.ordered:
             if connection.outlet.stalled is not None:
                 connection.outlet.wait_until_taken()
+                continue
+            if monotonic() >= until:  # they compute: the loop goes round, and others have a turn
+                self._let_others_run()
+                until = monotonic() + SLICE_SECONDS
                 continue
             following = connection.ordered.popleft()
             if isinstance(following, Request):
@@ -366,6 +371,10 @@ class Runner(Carrier):
         if item.id is None:
             connection.ordered = None
         connection.one_less()
+
+    def _let_others_run(self) -> None:
+        with self._hub.loop.timer(0) as timer:  # not `sleep(0)`: gevent runs fifty in a row
+            self._hub.wait(timer)
 
     def _took(self, connection: Connection, item: Item) -> None:
         """Note how long a request without an id had its turn: a moving average."""

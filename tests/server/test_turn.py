@@ -289,3 +289,19 @@ def test_what_waits_is_not_taken_for_what_computes(commands):
         line.replies(2)
         running.run(gevent.sleep, 0.001)
         assert connection._piece == before
+
+
+def test_timers_are_on_time_while_those_that_waited_for_one_compute(commands):
+    ticks = []
+
+    @commands.handler(3)
+    def computing(request):
+        compute(0.01)
+        return len(ticks)
+
+    commands.handler(4)(lambda request: gevent.sleep(0.05))
+    with serving(commands) as running, running.line() as line:
+        with ticking(running, ticks):
+            line.send({"cmdid": 4}, *[{"cmdid": 3}] * 20)
+            _first, *seen = [each.get("result") for each in line.replies(21)]
+    assert max(Counter(seen).values()) <= 3
