@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from gevent import get_hub
 
+from gtcp.server.backlog import ROUND_SECONDS
 from gtcp.sockets import READ, original
 
 if TYPE_CHECKING:
@@ -166,8 +167,24 @@ class Ready:
         if self._found and not self._next_turn.active:
             self._next_turn.start(self._read_found)
 
-    def _read(self, ready: Iterable[int]) -> None:
-        arrivals: list[Arrival] = []
+    def _read(self, ready: list[int]) -> None:
+        if self._backlog:
+            self._hold(ready)
+        else:
+            self._have_turn(list(self._arrivals(ready)))
+
+    def _hold(self, ready: list[int]) -> None:
+        """Read from them as long as a round may take; from the rest in the next one."""
+        until = monotonic() + ROUND_SECONDS
+        unread = iter(ready)
+        for connection, data in self._arrivals(unread):
+            connection.hold(data, self._came)
+            if monotonic() >= until:
+                break
+        self._found = dict.fromkeys([*unread, *self._found])
+        self._read_found_later()
+
+    def _arrivals(self, ready: Iterable[int]) -> Iterator[Arrival]:
         for fd in ready:
             connection = self.connections[fd]
             try:
@@ -178,12 +195,7 @@ class Ready:
                 connection.close()
             else:
                 connection.active = self._looked  # not idle, however long its turn takes
-                arrivals.append((connection, data))
-        if self._backlog:
-            for connection, data in arrivals:
-                connection.hold(data, self._came)
-        else:
-            self._have_turn(arrivals)
+                yield connection, data
 
     def _have_turn(self, arrivals: list[Arrival]) -> None:
         began = monotonic()

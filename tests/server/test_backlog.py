@@ -476,3 +476,27 @@ def test_timers_are_on_time_when_many_calls_end_whose_connections_hold_lines(com
             line.replies(5)
         running.run(ticker.kill)
     assert max(gaps) < 10 * computing.seconds
+
+
+def test_timers_are_on_time_when_much_comes_at_once(computing):
+    gaps = []
+
+    def tick():
+        while len(gaps) < 1000:
+            began = monotonic()
+            gevent.sleep(0.001)
+            gaps.append(monotonic() - began)
+
+    computing.seconds = 0.002
+    many = b'{"cmdid":2,"id":1,"timeout":600,"params":{"n":0}}\n' * (RECV_BYTES // 60)
+    with serving(computing.commands) as running, ExitStack() as stack:
+        busy, *lines = [stack.enter_context(running.line()) for _ in range(61)]
+        busy.send(*[work(n, id=n) for n in range(230)])
+        busy.reply()
+        ticker = running.run(gevent.spawn, tick)
+        for line in lines:
+            line.send(many)
+        connections = running.server.connections
+        eventually(lambda: sum(each._held is not None for each in connections) > len(lines))
+        running.run(ticker.kill)
+    assert max(gaps) < 0.12
