@@ -21,7 +21,7 @@ ROUND_SECONDS = 0.002
 #: How much of what was learned before still counts when more is: an average over some pieces.
 KEPT = 0.9
 
-#: Seconds after which it counts no more: what runs now may be something else.
+#: Seconds in which nothing ran, after which it counts no more: what runs now may be something else.
 FRESH_SECONDS = 1.0
 
 
@@ -55,7 +55,7 @@ class Backlog:
     def note(self, seconds: float, requests: int) -> None:
         """Learn how long it took to run so many."""
         now = monotonic()
-        kept = KEPT if now - self._noted < FRESH_SECONDS else 0.0
+        kept = KEPT if now - seconds - self._noted < FRESH_SECONDS else 0.0
         self._noted = now
         self._spent = kept * self._spent + seconds
         self._done = kept * self._done + requests

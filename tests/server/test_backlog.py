@@ -157,11 +157,21 @@ class TestBacklog:
         assert backlog.seconds == pytest.approx(0.0001, rel=0.2)
         backlog.close()
 
+    def test_what_was_learned_before_one_that_took_long_counts(self, monkeypatch):
+        backlog = Backlog()
+        for _ in range(20):
+            backlog.note(0.001, 10)
+        now = monotonic()
+        monkeypatch.setattr(module, "monotonic", lambda: now + 2.0)
+        backlog.note(2.0, 1)
+        assert backlog.seconds < 0.05
+        backlog.close()
+
     def test_what_was_learned_long_ago_does_not_count(self, monkeypatch):
         backlog = Backlog()
         backlog.note(5.0, 1)
         now = monotonic()
-        monkeypatch.setattr(module, "monotonic", lambda: now + module.FRESH_SECONDS)
+        monkeypatch.setattr(module, "monotonic", lambda: now + 0.02 + module.FRESH_SECONDS)
         backlog.note(0.02, 10)
         assert backlog.seconds == pytest.approx(0.002)
         backlog.close()
