@@ -18,6 +18,9 @@ from gevent import get_hub
 #: Seconds of a round: as long timers, signals, and what has come meanwhile wait, and a handler.
 ROUND_SECONDS = 0.002
 
+#: Seconds of one connection's turn, at least, while it holds enough: several requests, if quick.
+TURN_SECONDS = 0.00125
+
 #: How much of what was learned before still counts when more is: an average over some pieces.
 KEPT = 0.9
 
@@ -32,10 +35,12 @@ class Backlog:
 
     Attributes:
         seconds: how long a request takes, about; 0 while that is not known.
+        requests: how many wait.
     """
 
     def __init__(self) -> None:
         self.seconds = 0.0
+        self.requests = 0
         self._spent = self._done = 0.0  # seconds, and requests that ran in them
         self._noted = 0.0  # when something was learned last
         self._queue: deque[Held] = deque()
@@ -152,9 +157,15 @@ class Held:
     def wait(self, ahead: int) -> float:
         """Seconds until the turn of a request with so many before it here, by estimate.
 
-        Before each of these the others have a turn: also those whose requests come later.
+        Before each turn the others have one: also those whose requests come later.
         """
-        return self._backlog.seconds * (ahead + 1) * (len(self._backlog) - self.queued + 1)
+        backlog = self._backlog
+        if not backlog.seconds:
+            return 0.0
+        a_turn = max(1.0, TURN_SECONDS / backlog.seconds)
+        others = len(backlog) - self.queued
+        of_others = min(a_turn * others, max(others, backlog.requests - self.requests))
+        return backlog.seconds * (ahead + 1 + (ahead // a_turn + 1) * of_others)
 
     def _sift(self, sift: Callable[[bytes, float, int], bytes]) -> None:
         new, self._new = self._new, deque()
@@ -168,4 +179,5 @@ class Held:
 
     def _count(self, requests: int, size: int) -> None:
         self.requests += requests
+        self._backlog.requests += requests
         self.size += size

@@ -157,6 +157,24 @@ class TestBacklog:
         assert backlog.seconds == pytest.approx(0.0001, rel=0.2)
         backlog.close()
 
+    def test_quick_ones_run_several_in_a_turn_and_others_not_more_than_they_hold(self):
+        backlog = Backlog()
+        backlog.note(0.0005, 4)  # ten in a turn
+        held, *others = [Held(backlog, lambda: None) for _ in range(51)]
+        for each in others:
+            each.put(b"a\n", 0.0)
+            each.wait_for_turn(lambda lines, arrived, ahead: lines)
+        assert backlog.requests == 50
+        assert held.wait(0) == pytest.approx(51 * 0.000125)
+        assert held.wait(99) == pytest.approx((100 + 10 * 50) * 0.000125)
+        for each in others:
+            each.put(b"a\n" * 99, 0.0)
+        assert held.wait(99) == pytest.approx((100 + 10 * 500) * 0.000125)
+        for each in others:
+            each.take_all()
+        assert not backlog.requests
+        backlog.close()
+
     def test_what_was_learned_before_one_that_took_long_counts(self, monkeypatch):
         backlog = Backlog()
         for _ in range(20):
