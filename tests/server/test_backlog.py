@@ -526,5 +526,6 @@ def test_timers_are_on_time_when_much_comes_at_once(computing):
             line.send(many)
         connections = running.server.connections
         eventually(lambda: sum(each._held is not None for each in connections) > len(lines))
+        eventually(lambda: gaps)
         running.run(ticker.kill)
     assert max(gaps) < 0.12

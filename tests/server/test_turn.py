@@ -300,8 +300,7 @@ def test_timers_are_on_time_while_those_that_waited_for_one_compute(commands):
         return len(ticks)
 
     commands.handler(4)(lambda request: gevent.sleep(0.05))
-    with serving(commands) as running, running.line() as line:
-        with ticking(running, ticks):
-            line.send({"cmdid": 4}, *[{"cmdid": 3}] * 20)
-            _first, *seen = [each.get("result") for each in line.replies(21)]
+    with serving(commands) as running, running.line() as line, ticking(running, ticks):
+        line.send({"cmdid": 4}, *[{"cmdid": 3}] * 20)
+        _first, *seen = [each.get("result") for each in line.replies(21)]
     assert max(Counter(seen).values()) <= 3
