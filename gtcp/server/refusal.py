@@ -94,11 +94,15 @@ def refuse_late(
         return [], lines
     refusals: list[Refusal] = []
     left: list[bytes] = []
-    for line in lines.split(b"\n")[:-1]:
+    each = iter(lines.split(b"\n")[:-1])
+    for line in each:
         before = ahead + len(left)
         wait = wait_of(before)
         head = table.read_head(line)
-        if head is None or head.timeout is None or head.cmdid == OWN_CMDID:
+        if head is None:  # if it can't be read, nothing behind it is answered
+            left += [line, *each]
+            break
+        if head.timeout is None or head.cmdid == OWN_CMDID:
             left.append(line)
             continue
         time_left = arrived + head.timeout / 1000 - now
