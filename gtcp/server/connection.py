@@ -313,13 +313,13 @@ class Connection:
 
     def _sift(self, lines: bytes, arrived: float, ahead: int) -> bytes:
         """Refuse what would be too late by its turn; the rest is returned."""
-        if self._held is None:  # closed when it was told of refusals
+        if self._held is None:  # closed when its peer was told of refusals
             return b""
         ahead += self.ordered is not None
         table, wait_of = self._context.table, self._held.wait
         refusals, left = refuse_late(table, lines, arrived, ahead, wait_of)
         self._tell(refusals)
-        return left
+        return left if self._held is not None else b""
 
     def _look_for_overflow(self) -> None:
         """Refuse a line that is too long, when those before it have run."""
