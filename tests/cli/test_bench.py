@@ -241,6 +241,14 @@ def test_what_is_no_gtcp_server_gets_no_load(typed: Any) -> None:
     assert "not a gtcp server" in only_line(err)
 
 
+def test_who_is_not_let_in_puts_no_load_on_the_server(typed: Any) -> None:
+    refused = b'{"code":401,"message":"a secret is asked for"}\n'
+    with peer(refused) as (where, _):
+        status, out, err = typed("bench", where, "1", "-d", "600")
+    assert (status, out) == (1, "")
+    assert only_line(err) == "error: 401 a secret is asked for (executed: no)"
+
+
 @pytest.mark.parametrize("rate", [[], ["--rate", "200"]])
 @pytest.mark.parametrize("answered", [True, False])
 def test_interrupted_it_sums_up(answered: bool, rate: list[str]) -> None:

@@ -30,6 +30,21 @@ def test_one_line_says_what_listens_at_any_level(
     assert said.count("listening") == 1
 
 
+def test_settings_that_belong_together_may_come_from_different_layers(
+    app: Path, authority: Any
+) -> None:
+    cert = authority.issue("localhost")
+    (app / "m.toml").write_text(f"tls_cert = '{cert}'\n")
+    layers = ["--config", "m.toml"], ["--tls-cert", cert]
+    for layer in layers:
+        env = {"GTCP_TLS_CA": authority.ca, "GTCP_REQUIRE_CLIENT_CERT": "true"}
+        with served(app, "app", "--bind", "127.0.0.1:0", *layer, env=env) as running:
+            running.end()
+    ended = run("serve", "app", "--tls-key", cert, cwd=app)
+    assert ended.returncode == 2
+    assert only_line(ended.stderr) == "error: tls_key: expected tls_cert with it"
+
+
 def test_what_is_not_severe_enough_is_not_logged(app: Path) -> None:
     for level, logged in (("error", True), ("critical", False)):
         with served(app, "app", "--bind", "127.0.0.1:0", "--log-level", level) as running:

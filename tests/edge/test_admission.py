@@ -276,11 +276,14 @@ class TestCommands:
                 with pytest.raises(gtcp.RemoteError, match="403"):
                     client.call(8)
 
-    def test_who_may_connect_to_a_unix_socket(self, short: Path) -> None:
+    def test_who_may_connect_to_a_unix_socket(
+        self, short: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         bind = (f"unix:{short}/s",)
         with serving(commands(), bind=bind, allow_identities=("uid:12345",)) as server:
             with server.line() as line:
                 assert line.rest()[0]["code"] == 403
+        assert f"unix: (uid:{os.getuid()}): not allowed to connect" in caplog.text
         mine = (f"uid:{os.getuid()}",)
         with serving(commands(), bind=bind, allow_identities=mine) as server:
             with server.line() as line:
@@ -308,6 +311,7 @@ class TestSocketFile:
         server = gtcp.Server(gtcp.Settings(bind=(f"unix:{short}/s",), unix_owner="nobody-here"))
         with pytest.raises(OSError, match="no such user"):
             server.start()
+        assert not (short / "s").exists()
 
     def test_a_socket_that_is_listened_on_is_left_alone(self, short: Path) -> None:
         bind = (f"unix:{short}/s",)

@@ -165,6 +165,18 @@ class TestReload:
         except gtcp.ConnectError:
             return False
 
+    def test_a_hangup_does_not_end_a_server_whose_secret_is_in_the_environment(
+        self, start: Start
+    ) -> None:
+        running = start(*SERVE, secret=SECRET)
+        where = address(running).removeprefix("tls://")
+        running.send(signal.SIGHUP)
+        running.wait_for("certificates and secrets are read anew")
+        with gtcp.Client(where, secret=SECRET) as client:
+            client.call(1)
+        running.send(signal.SIGTERM)
+        assert running.end() == 0
+
     def test_a_hangup_still_ends_a_server_that_has_nothing_to_reload(self, start: Start) -> None:
         running = start(*SERVE)
         address(running)

@@ -161,6 +161,39 @@ class TestCommandLine:
         assert "--secret-file" in ended.stdout
         assert "--secret " not in ended.stdout
 
+    @pytest.mark.parametrize("command", [("call", "127.0.0.1", "1"), ("serve", "app")])
+    def test_a_secret_as_an_option_is_refused_with_the_reason(self, command: tuple[str]) -> None:
+        ended = self.run(*command, "--secret", SECRET)
+        assert ended.returncode == 2
+        assert "use --secret-file or GTCP_SECRET" in ended.stderr
+        assert "s3cr3t" not in ended.stderr
+
+    @pytest.mark.parametrize(
+        "args",
+        [
+            ("call", SECRET, "1"),
+            ("call", "127.0.0.1", "1", "--secret-file", SECRET),
+            ("serve", "app", "--secret-file", SECRET),
+            ("serve", "app", "--tls-cert", SECRET),
+            ("serve", "app", "--bind", SECRET),
+        ],
+    )
+    def test_a_secret_in_the_wrong_place(self, args: tuple[str, ...]) -> None:
+        ended = self.run(*args)
+        assert ended.returncode == 2
+        assert len(ended.stderr.splitlines()) == 1
+        assert "s3cr3t" not in ended.stderr
+
+    def test_a_secret_as_a_setting_is_told_where_it_belongs(self, tmp_path: Path) -> None:
+        (tmp_path / "s.toml").write_text(f"secret = '{SECRET}'")
+        for ended in (
+            self.run("serve", "app", "--config", str(tmp_path / "s.toml")),
+            self.run("serve", "app", GTCP_SECRETS=SECRET),
+        ):
+            assert ended.returncode == 2
+            assert "a file that secret_file names, or in GTCP_SECRET" in ended.stderr
+            assert "s3cr3t" not in ended.stderr
+
     @pytest.mark.parametrize("raw", [(), ("--raw",)])
     def test_over_tls(self, authority: Authority, raw: tuple[str, ...]) -> None:
         options: Any = {"tls_ca": authority.ca, "require_client_cert": True}

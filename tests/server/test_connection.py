@@ -764,6 +764,22 @@ class TestInFlight:
             assert all(each["code"] == 0 for each in line.replies(sent + 1))
 
 
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (b"\x16\x03\x01\x02\x00\x01\x00\x0a\x0d\n", "TLS is not spoken here"),
+        (b"PROXY TCP4 10.0.0.1 10.0.0.2 1 2\r\n" + b'{"cmdid":0}\n', "not taken from this address"),
+        (b"\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c" + bytes(12), "not taken from this address"),
+    ],
+)
+def test_who_speaks_another_protocol_is_told_which(said, told):
+    with serving(gtcp.Commands()) as running, running.line() as line:
+        line.send(said)
+        (reply,) = line.rest()
+    assert reply["code"] == 400
+    assert told in reply["message"]
+
+
 class TestHalfClose:
     def test_requests_without_id_are_still_answered(self, echoing):
         with echoing.line() as line:
