@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 #: Seconds between two looks.
 SECONDS = 0.5
 
-#: Seconds that a piece of one takes, and about as many until the next.
-PIECE_SECONDS = 0.0002
+#: Seconds that a piece of one takes, and from one to the next: no timer of libuv's is shorter.
+PIECE_SECONDS, PAUSE_SECONDS = 0.0002, 0.001
 
 #: Of the time that a connection may be idle, as much passes until all have been looked at.
 IDLE_SHARE = 0.02
@@ -55,7 +55,7 @@ class Sweeper:
         self._left: list[Connection] = []
         loop: Any = get_hub().loop
         self._begin_timer = loop.timer(SECONDS, SECONDS)
-        self._go_on_timer = loop.timer(PIECE_SECONDS, PIECE_SECONDS)
+        self._go_on_timer = loop.timer(PAUSE_SECONDS, PAUSE_SECONDS)
         self._begin_timer.start(self._begin)
 
     def stop(self) -> None:
