@@ -19,7 +19,7 @@ from fuzz.inputs import Input, seed
 from fuzz.targets.lines import BAD, REQUESTS, TOKENS
 from fuzz.targets.lines import SEEDS as LINES
 from fuzz.watch import turn, until, watched
-from gtcp.protocol import OVERLOADED, WRONG_PARAMS, LineBuffer, Request
+from gtcp.protocol import LATE, OVERLOADED, WRONG_PARAMS, LineBuffer, Request
 from gtcp.server.backlog import Held
 from gtcp.server.connection import OTHERS, Connection
 from gtcp.server.context import Context
@@ -285,7 +285,7 @@ def fits(item: Item, reply: dict[str, Any]) -> bool:
     """Whether this may be the reply to that."""
     code = reply["code"]
     if isinstance(item, Rejection):
-        if code == OVERLOADED:  # said before params are decoded
+        if code in (OVERLOADED, LATE):  # said before params are decoded
             return item.reply.code in (OVERLOADED, WRONG_PARAMS)
         return bool(code == item.reply.code and reply["message"] == item.reply.message)
     if code == 429 or code == 408:
