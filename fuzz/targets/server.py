@@ -152,7 +152,7 @@ class Peer:
             others.wait_for_turn(lambda lines, _arrived, _ahead: lines)
 
         others.put(b"\n\n\n", 0.0)
-        backlog.note(100.0, 1)
+        backlog.note(1000.0, 10)
         wait()
 
     def hear(self) -> None:

@@ -24,6 +24,9 @@ TURN_SECONDS = 0.00125
 #: How much of what was learned before still counts when more is: an average over some pieces.
 KEPT = 0.9
 
+#: Requests from which on the average says something: one that is slow says nothing of others.
+ENOUGH = 4.0
+
 #: Seconds in which nothing ran, after which it counts no more: what runs now may be something else.
 FRESH_SECONDS = 1.0
 
@@ -64,7 +67,7 @@ class Backlog:
         self._noted = now
         self._spent = kept * self._spent + seconds
         self._done = kept * self._done + requests
-        self.seconds = self._spent / self._done
+        self.seconds = self._spent / self._done if self._done >= ENOUGH else 0.0
 
     def close(self) -> None:
         """Run nothing any more."""
