@@ -289,7 +289,7 @@ class Client:
         return self._timeout if isinstance(timeout, _Default) else _checked(timeout)
 
     def _deadline(self, timeout: float | _Default | None, detach: bool) -> float | None:
-        seconds = self._timeout if isinstance(timeout, _Default) else _checked(timeout)
+        seconds = self._seconds(timeout)
         own = None if seconds is None else monotonic() + seconds
         inherited = None if detach else current()
         if inherited is None:

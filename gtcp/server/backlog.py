@@ -19,6 +19,7 @@ from gevent import get_hub
 ROUND_SECONDS = 0.002
 
 #: Seconds of one connection's turn, at least, while it holds enough: several requests, if quick.
+#: A piece that takes less is followed by a larger one.
 TURN_SECONDS = 0.00125
 
 #: How much of what was learned before still counts when more is: an average over some pieces.

@@ -41,7 +41,7 @@ from gtcp.protocol import (
     Success,
     encode_lines,
 )
-from gtcp.server.backlog import Held
+from gtcp.server.backlog import TURN_SECONDS, Held
 from gtcp.server.command import Command
 from gtcp.server.logger import SERVER, escape
 from gtcp.server.outcome import encode_safely
@@ -215,7 +215,7 @@ class Connection:
         """
         if seconds > SLICE_SECONDS:
             self._piece = max(self._piece // 8, 1)
-        elif seconds < SLICE_SECONDS / 4 and self._piece < self._longest_piece:
+        elif seconds < TURN_SECONDS and self._piece < self._longest_piece:
             self._piece = min(2 * self._piece, self._longest_piece)
 
     def _receive(self, data: bytes, now: float, *, waits: bool) -> None:
@@ -243,9 +243,11 @@ class Connection:
         if self.buffer.begun:
             self._context.owing.add(self)
         if waits or self._held or len(lines) > self._piece:
-            self._put(lines, now)
+            if lines:
+                self._put(lines, now)
             self._wait_for_turn() if waits else self._go_on()
-        elif lines:
+            return
+        if lines:
             self._serve(lines, now)
             if self.ordered:
                 self.read_on_or_not()
@@ -254,8 +256,7 @@ class Connection:
     def _put(self, lines: bytes, now: float) -> None:
         if self._held is None:
             self._held = Held(self._runners.backlog, self._have_turn)
-        if lines:
-            self._held.put(lines, now)
+        self._held.put(lines, now)
 
     def _no_more_comes(self, now: float) -> None:
         self._half_closed = True
@@ -361,10 +362,10 @@ class Connection:
         if self.ordered is None:
             return False
         settings = self._context.settings
-        count, size = settings.max_in_flight_per_connection, settings.max_line_bytes
-        return (count is not None and len(self.ordered) >= count) or (
-            size is not None and sum(map(size_of, self.ordered)) >= size
-        )
+        limit = settings.max_in_flight_per_connection
+        if limit is not None and len(self.ordered) >= limit:
+            return True
+        return sum(map(size_of, self.ordered)) >= settings.max_line_bytes
 
     def read_on_or_not(self) -> None:
         """Read no further while many requests have to wait."""
