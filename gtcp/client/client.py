@@ -70,6 +70,9 @@ class Client:
         max_in_flight: calls in flight on one connection before another is opened.
         max_reply_bytes: the longest reply taken; None for no limit.
         keepalive: seconds within which a dead server is found without traffic.
+        busy_poll: seconds for which a call stays awake for its reply before it sleeps, where it
+            is the only thing that goes on in its thread; 0 for never. It is left out with
+            servers that take longer.
         ca: PEM file with the authorities that a server's certificate may be of; None for the
             system's.
         cert: PEM file with the client's own certificate, if the server asks for one.
@@ -98,6 +101,7 @@ class Client:
         max_in_flight: int = Options().max_in_flight,
         max_reply_bytes: int | None = Options().max_reply_bytes,
         keepalive: float | None = Options().keepalive,
+        busy_poll: float = Options().busy_poll,
         ca: str | None = None,
         cert: str | None = None,
         key: str | None = None,
@@ -118,6 +122,7 @@ class Client:
             max_in_flight=max_in_flight,
             max_reply_bytes=max_reply_bytes,
             keepalive=keepalive,
+            busy_poll=busy_poll,
         )
         self._timeout = _checked(timeout)
         self._retry = Retry(retries)

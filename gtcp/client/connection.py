@@ -17,7 +17,6 @@ import contextlib
 import socket
 from collections.abc import Callable
 from math import inf
-from select import POLLIN
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -26,6 +25,7 @@ from gevent import get_hub
 from gevent.exceptions import BlockingSwitchOutError
 from greenlet import getcurrent
 
+from gtcp.client.lone import BusyPoll, is_alone
 from gtcp.client.outbox import Outbox
 from gtcp.client.reply import MAX_REPLY_DEPTH, read_reply
 from gtcp.client.retry import ServerLeaving
@@ -55,7 +55,7 @@ from gtcp.protocol import (
     encode_request,
     is_plain,
 )
-from gtcp.sockets import READ, close_quietly, new_poller, unheard
+from gtcp.sockets import READ, close_quietly, unheard
 
 if TYPE_CHECKING:
     from gtcp.tls_socket import TlsSocket
@@ -124,6 +124,7 @@ class Connection:
         sock: connected, non-blocking; the connection's own from now on.
         name: the server, for error messages.
         max_reply_bytes: the longest reply line taken, None for no limit.
+        busy_poll: seconds for which the only call of a thread stays awake for its reply.
         ended: called when it has closed, by whatever cause; must not block.
         freed: called when calls have ended and others may take their places; must not block.
 
@@ -138,6 +139,7 @@ class Connection:
         sock: socket.socket | TlsSocket,
         name: str,
         max_reply_bytes: int | None,
+        busy_poll: float,
         ended: Callable[[], None],
         freed: Callable[[], None],
     ) -> None:
@@ -163,9 +165,7 @@ class Connection:
         self._senders: dict[int, Call] = {}
         self._reader = self._loop.io(sock.fileno(), READ)
         self._reader.start(self._readable)
-        poller = new_poller()
-        poller.register(sock.fileno(), POLLIN)
-        self._poll = poller.poll
+        self._busy_poll = BusyPoll(sock.fileno(), busy_poll)
 
     def __repr__(self) -> str:
         return f"<Connection to {self._name} in_flight={len(self.waiting)} usable={self.usable}>"
@@ -406,18 +406,15 @@ class Connection:
     # Reading
 
     def _reply_outside_the_hub(self, number: int, deadline: float | None) -> Reply | None:
-        """The reply of the only call, waited for in its own greenlet; None to wait in the hub.
-
-        Nobody else is kept waiting, so the way through the hub and back would be for nothing.
-        """
+        """The reply of the only call, waited for in its own greenlet; None to wait in the hub."""
         # Behind a reply that woke its caller, who calls again, there may be a goodbye.
-        if self._delivering or self._senders or not self._is_alone():
+        if self._delivering or self._senders or not is_alone(self._loop):
             return None
         seconds = TURN if deadline is None else max(0.0, min(TURN, deadline - monotonic()))
-        if not self._poll(seconds * 1000):
+        if not self._busy_poll.wait(seconds):
             return None
         # Looked at again: a signal's handler may have run meanwhile, and may have done anything.
-        if not self._is_alone() or len(self.waiting) != 1 or number not in self.waiting:
+        if not is_alone(self._loop) or len(self.waiting) != 1 or number not in self.waiting:
             return None
         data = self._receive()
         if data is None:
@@ -429,16 +426,6 @@ class Connection:
         del self.waiting[number]
         self._places_freed()
         return reply
-
-    def _is_alone(self) -> bool:
-        """Whether this connection's reader is the only thing that lives in the event loop.
-
-        gevent does not document these two: libev counts what is active or to be called back,
-        but for what was told not to count, and what is active no more and not yet told so.
-        With libuv the count is always 0.
-        """
-        loop = self._loop
-        return getattr(loop, "activecnt", None) == 1 and not loop.pendingcnt
 
     def _readable(self) -> bool:
         """Read once and deliver; returns whether there was anything."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import _socket
 import errno
 import socket
+from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
 
@@ -65,6 +66,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             a server takes (100), where calls that were given up may still be counted.
         max_reply_bytes: the longest reply line taken, None for no limit.
         keepalive: seconds within which a dead server is found while nothing is sent.
+        busy_poll: seconds for which the only call of a thread stays awake for its reply.
     """
 
     connect_timeout: float | None = 5.0
@@ -73,6 +75,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     max_in_flight: int = 80
     max_reply_bytes: int | None = 16 * 1024 * 1024
     keepalive: float | None = 10.0
+    busy_poll: float = 50e-6
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_connections <= self.max_connections:
@@ -82,6 +85,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             )
         if self.max_in_flight < 1:
             raise ValueError(f"max_in_flight: expected 1 or more, got {self.max_in_flight}")
+        if not 0 <= self.busy_poll < inf:
+            raise ValueError(f"busy_poll: expected 0 or more seconds, got {self.busy_poll}")
         for name in ("connect_timeout", "max_reply_bytes", "keepalive"):
             value = getattr(self, name)
             if value is not None and not value > 0:

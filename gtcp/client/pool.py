@@ -181,8 +181,9 @@ class Pool:
             raise
         finally:
             self._opening -= 1
-        limit = self._options.max_reply_bytes
-        connection = Connection(sock, str(self._address), limit, self._ended, self._freed)
+        options, name = self._options, str(self._address)
+        limit, busy_poll = options.max_reply_bytes, options.busy_poll
+        connection = Connection(sock, name, limit, busy_poll, self._ended, self._freed)
         self.connections.append(connection)
         self.opened += 1
         if self._closed:

@@ -175,7 +175,7 @@ def _destroy(hub: Any) -> None:
     hub.destroy(destroy_loop=True)
 
 
-# The one mutable thing at module level: a fork has to find every client, and what the parent's
+# Mutable, at module level: a fork has to find every client, and what the parent's
 # greenlets wait for in the child has to be kept, since freeing a greenlet runs its cleanup.
 _in_this_process: weakref.WeakSet[Pools] = weakref.WeakSet()
 _orphans: list[Any] = []

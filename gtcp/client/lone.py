@@ -1,0 +1,91 @@
+"""How the only call of a thread waits for its reply: by itself, without the event loop.
+
+Where nothing else lives in the loop, nobody is kept waiting, and the way through the hub and back
+would be for nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from select import POLLIN
+from time import monotonic
+from typing import Any
+
+from gtcp.sockets import new_poller
+
+#: Calls for which nobody stays awake, after that was for nothing many times in a row.
+MOST_ASLEEP = 255
+
+#: Threads that wait at the same time, and may be awake.
+MOST_AWAKE = 2
+
+#: Lets others run who want the same processor; None where the system has no such call.
+give_way: Callable[[], None] | None = getattr(os, "sched_yield", None)
+
+
+def is_alone(loop: Any) -> bool:
+    """Whether the calling connection's reader is the only thing that lives in the event loop.
+
+    gevent does not document these two: libev counts what is active or to be called back,
+    but for what was told not to count, and what is active no more and not yet told so.
+    With libuv the count is always 0.
+    """
+    return getattr(loop, "activecnt", None) == 1 and not loop.pendingcnt
+
+
+class BusyPoll:
+    """Waits until a descriptor can be read from: a moment awake, then asleep.
+
+    To wake a thread takes the system some tens of microseconds, often longer than the reply
+    itself. Who is awake has it at once. Each time round the processor is offered to others, who
+    may be the server. Where it was for nothing, the next call sleeps at once, then the next
+    three, and so on up to ``MOST_ASLEEP``: with a server that takes its time, hardly
+    anything is spent. Where several threads wait at the same time it is left out too: they
+    would take the interpreter from each other.
+
+    Args:
+        fd: the descriptor.
+        awake: seconds to stay awake for at most; 0 for never.
+    """
+
+    __slots__ = ("_asleep", "_awake", "_in_vain", "_poll")
+
+    def __init__(self, fd: int, awake: float) -> None:
+        poller = new_poller()
+        poller.register(fd, POLLIN)
+        self._poll: Callable[[float], list[tuple[int, int]]] = poller.poll
+        self._awake = awake
+        self._in_vain = 0  # calls to sleep, the last time that staying awake was for nothing
+        self._asleep = 0  # calls that are still to sleep at once
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it can be read from within so many seconds, or has ended."""
+        _waiting.add(self)
+        try:
+            if self._asleep:
+                self._asleep -= 1
+            elif self._awake and len(_waiting) <= MOST_AWAKE and self._came(seconds):
+                return True
+            return bool(self._poll(seconds * 1000))
+        finally:
+            _waiting.discard(self)
+
+    def _came(self, seconds: float) -> bool:
+        """Whether it can be read from within a moment."""
+        if give_way is None:
+            return False
+        until = monotonic() + min(self._awake, seconds)
+        poll = self._poll
+        while not poll(0):
+            give_way()
+            if monotonic() >= until:
+                self._asleep = self._in_vain = min(2 * self._in_vain + 1, MOST_ASLEEP)
+                return False
+        self._in_vain = 0
+        return True
+
+
+# Mutable, at module level: the threads of a process know nothing else of each other.
+_waiting: set[BusyPoll] = set()
+os.register_at_fork(after_in_child=_waiting.clear)  # the child has one thread

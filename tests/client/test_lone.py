@@ -1,0 +1,223 @@
+"""How long the only call of a thread stays awake for its reply."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from select import POLLIN
+from time import monotonic
+
+import pytest
+
+import gtcp
+from gtcp.client import lone
+from gtcp.client.lone import MOST_ASLEEP, BusyPoll
+from tests.client.fakes import Peer, fake_server
+
+MOMENT = 0.005
+
+
+class Poller:
+    """In place of the system's: notes how long it is asked to wait."""
+
+    def __init__(self) -> None:
+        self.asked: list[float] = []
+        self.answers: Iterator[bool] = iter(())
+        self.on_poll: Callable[[], object] = lambda: None
+
+    def register(self, fd: int, events: int) -> None:
+        assert events == POLLIN
+
+    def poll(self, milliseconds: float) -> list[tuple[int, int]]:
+        self.asked.append(milliseconds)
+        self.on_poll()
+        return [(0, POLLIN)] if next(self.answers, False) else []
+
+
+@pytest.fixture
+def poller(monkeypatch: pytest.MonkeyPatch) -> Poller:
+    made = Poller()
+    monkeypatch.setattr(lone, "new_poller", lambda: made)
+    return made
+
+
+def slept(poller: Poller, busy: BusyPoll) -> bool:
+    """Whether a call, whose reply does not come, sleeps at once."""
+    poller.asked.clear()
+    assert not busy.wait(1)
+    assert poller.asked[-1] == 1000
+    return len(poller.asked) == 1
+
+
+def test_a_reply_that_comes_in_a_moment_is_taken_awake(poller: Poller) -> None:
+    poller.answers = iter([False, False, True])
+    assert BusyPoll(0, MOMENT).wait(1)
+    assert poller.asked == [0, 0, 0]
+
+
+def test_after_a_moment_it_sleeps(poller: Poller) -> None:
+    started = monotonic()
+    assert not slept(poller, BusyPoll(0, MOMENT))
+    assert monotonic() - started >= MOMENT
+    assert set(poller.asked[:-1]) == {0}
+
+
+def test_it_stays_awake_no_longer_than_it_may_wait(poller: Poller) -> None:
+    started = monotonic()
+    BusyPoll(0, 60).wait(MOMENT)
+    assert monotonic() - started < 30
+    assert poller.asked[-1] == 1000 * MOMENT
+
+
+def test_what_comes_while_it_sleeps_is_told(poller: Poller) -> None:
+    busy = BusyPoll(0, MOMENT)
+    assert not busy.wait(1)
+    poller.answers = iter([True])
+    poller.asked.clear()
+    assert busy.wait(1)
+    assert poller.asked == [1000]
+
+
+def test_the_more_often_it_was_for_nothing_the_more_calls_sleep_at_once(poller: Poller) -> None:
+    busy = BusyPoll(0, 1e-6)
+    asleep: list[int] = []
+    while len(asleep) < 12:
+        asleep.append(0)
+        while slept(poller, busy):
+            asleep[-1] += 1
+    assert asleep == [0, 1, 3, 7, 15, 31, 63, 127, 255, 255, 255, 255]
+    assert asleep[-1] == MOST_ASLEEP
+
+
+def test_once_it_was_for_something_it_begins_anew(poller: Poller) -> None:
+    busy = BusyPoll(0, 1e-6)
+    for _ in range(3):
+        while slept(poller, busy):
+            pass
+    for _ in range(7):
+        assert slept(poller, busy)
+    poller.answers = iter([True])
+    assert busy.wait(1)
+    assert not slept(poller, busy)
+    assert slept(poller, busy)
+    assert not slept(poller, busy)
+
+
+@pytest.mark.parametrize("awake", [0, 0.0])
+def test_it_need_not_stay_awake_at_all(poller: Poller, awake: float) -> None:
+    busy = BusyPoll(0, awake)
+    assert all(slept(poller, busy) for _ in range(10))
+
+
+def test_where_it_can_offer_the_processor_to_nobody_it_sleeps(
+    poller: Poller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lone, "give_way", None)
+    busy = BusyPoll(0, MOMENT)
+    assert all(slept(poller, busy) for _ in range(10))
+
+
+def test_it_offers_the_processor_to_others_each_time(
+    poller: Poller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offered: list[int] = []
+    monkeypatch.setattr(lone, "give_way", lambda: offered.append(len(poller.asked)))
+    poller.answers = iter([False, False, False, True])
+    assert BusyPoll(0, 60).wait(60)
+    assert offered == [1, 2, 3]
+
+
+def test_of_those_that_wait_at_the_same_time_two_stay_awake(poller: Poller) -> None:
+    polls = [BusyPoll(0, MOMENT) for _ in range(4)]
+    first_asked: list[float] = []
+
+    def another() -> None:
+        """The next one waits while those before it do."""
+        first_asked.append(poller.asked[-1])
+        if len(first_asked) < len(polls):
+            polls[len(first_asked)].wait(1)
+
+    poller.on_poll = another
+    polls[0].wait(1)
+    assert first_asked[: len(polls)] == [0, 0, 1000, 1000]
+    poller.on_poll = lambda: None
+    assert not slept(poller, polls[3])  # nobody waits any more
+
+
+def test_who_is_interrupted_does_not_wait_any_more(poller: Poller) -> None:
+    class Interrupt(BaseException):
+        """As of a signal's handler."""
+
+    def interrupt() -> None:
+        raise Interrupt
+
+    poller.on_poll = interrupt
+    for _ in range(5):
+        with pytest.raises(Interrupt):
+            BusyPoll(0, MOMENT).wait(1)
+    poller.on_poll = lambda: None
+    assert not slept(poller, BusyPoll(0, MOMENT))
+
+
+FORKING = """
+import os, signal, socket, threading, time
+from gtcp.client.lone import BusyPoll
+
+pairs = [socket.socketpair() for _ in range(4)]
+for mine, _ in pairs:
+    threading.Thread(target=BusyPoll(mine.fileno(), 0).wait, args=(20,), daemon=True).start()
+time.sleep(0.2)
+
+def stays_awake():
+    mine, other = socket.socketpair()
+    busy, started = BusyPoll(mine.fileno(), 0.2), time.process_time()
+    busy.wait(0.2)
+    return time.process_time() - started > 0.01
+
+print("parent", stays_awake(), flush=True)
+if os.fork() == 0:
+    print("child", stays_awake(), flush=True)
+    os._exit(0)
+os.wait()
+for _, other in pairs:
+    other.send(b"x")
+"""
+
+
+def test_a_forked_child_has_none_of_its_parents_threads() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FORKING], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.split("\n")[:2] == ["parent False", "child True"], done.stderr
+
+
+def test_a_real_socket() -> None:
+    mine, other = socket.socketpair()
+    with mine, other:
+        busy = BusyPoll(mine.fileno(), MOMENT)
+        assert not busy.wait(2 * MOMENT)
+        other.send(b"x")
+        assert busy.wait(60)
+        assert mine.recv(2) == b"x"
+        other.close()
+        assert busy.wait(60)  # it has ended
+        assert mine.recv(2) == b""
+
+
+@pytest.mark.parametrize("busy_poll", [0, 1e-6, 0.05])
+def test_calls_are_answered_however_long_they_stay_awake(busy_poll: float) -> None:
+    with (
+        fake_server(Peer.echo) as server,
+        gtcp.Client(server.address, busy_poll=busy_poll) as client,
+    ):
+        for n in range(50):
+            assert client.call(1, {"n": n}) == {"n": n}
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_yield"), reason="a system without sched_yield")
+def test_this_system_can_give_way() -> None:
+    assert lone.give_way is not None
+    lone.give_way()
