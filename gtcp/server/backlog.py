@@ -145,6 +145,15 @@ class Held:
         self._count(-self.requests, -self.size)
         return lines
 
+    def keep(self, which: Callable[[bytes], bytes]) -> None:
+        """Leave of the lines that came together those that are returned."""
+        for chunks in (self._chunks, self._new):
+            held = [(which(lines), arrived) for lines, arrived in chunks]
+            chunks.clear()
+            chunks.extend(each for each in held if each[0])
+        left = b"".join(lines for lines, _arrived in (*self._chunks, *self._new))
+        self._count(left.count(b"\n") - self.requests, len(left) - self.size)
+
     def wait_for_turn(self, sift: Callable[[bytes, float, int], bytes]) -> None:
         """Have them run when those before have had their turn.
 

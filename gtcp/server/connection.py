@@ -47,7 +47,7 @@ from gtcp.server.logger import SERVER, escape
 from gtcp.server.outcome import encode_safely
 from gtcp.server.outlet import Outlet
 from gtcp.server.ready import RECV_BYTES, SLICE_SECONDS
-from gtcp.server.refusal import Refusal, refuse_first, refuse_late
+from gtcp.server.refusal import Refusal, refuse_first, refuse_late, without_callers
 from gtcp.server.runner import Runner, report
 from gtcp.server.table import Item, Rejection, is_cancel, size_of
 from gtcp.server.work import Work
@@ -262,6 +262,8 @@ class Connection:
         self._half_closed = True
         self._read_no_further()
         if self._held:
+            table = self._context.table
+            self._held.keep(lambda lines: without_callers(table, lines))
             self._held.put(b"", now)
         else:
             self._end_of_stream()

@@ -1,4 +1,4 @@
-"""Requests refused for what else there is to do: of their lines only the head is decoded."""
+"""Requests that are not run, for what else there is to do: only heads are decoded."""
 
 from __future__ import annotations
 
@@ -112,3 +112,20 @@ def refuse_late(
         reply = late(head.id) if time_left < 0 else in_vain(head.id, wait)
         refusals.append(Refusal(head, reply, len(line) + 1))
     return refusals, b"".join(line + b"\n" for line in left)
+
+
+def without_callers(table: Table, lines: bytes) -> bytes:
+    """What is left of lines whose sender has hung up before their turn.
+
+    As when calls in flight are cancelled: what has an id is left out, unless its command is to
+    run to its end.
+    """
+    left: list[bytes] = []
+    each = iter(lines.split(b"\n")[:-1])
+    for line in each:
+        head = table.read_head(line)
+        if head is None:  # if it can't be read, it ends the stream
+            left += [line, *each]
+        elif head.id is None or table.commands[head.cmdid].run_to_end:
+            left.append(line)
+    return b"".join(line + b"\n" for line in left)

@@ -71,6 +71,18 @@ class TestHeld:
         assert not held
         assert (held.requests, held.size) == (0, 0)
 
+    def test_some_can_be_left_out(self, backlog):
+        held = Held(backlog, lambda: None)
+        held.put(b"a\nx\n", 1.0)
+        held.put(b"x\n", 2.0)
+        backlog.note(10.0, 10)
+        held.wait_for_turn(lambda lines, arrived, ahead: lines)
+        held.put(b"x\nb\n", 3.0)
+        held.keep(lambda lines: lines.replace(b"x\n", b""))
+        assert (held.requests, held.size, backlog.requests) == (2, 4, 2)
+        assert self.take_all(held) == [(b"a\n", 1.0), (b"b\n", 3.0)]
+        assert (held.requests, held.size, backlog.requests) == (0, 0, 0)
+
     def test_what_is_to_wait_is_sifted_once_when_it_is_known_how_long(self, backlog):
         asked = []
 
@@ -344,6 +356,29 @@ def test_of_who_has_gone_nothing_is_run_any_more(computing):
     assert count == len(computing.ran) < 50
 
 
+def test_of_who_hangs_up_only_what_nobody_waits_for_is_run_in_its_turn(computing):
+    computing.commands.handler(4, run_to_end=True)(
+        lambda request: computing.ran.append(request.params["n"])
+    )
+    with serving(computing.commands) as running, running.line() as busy, running.line() as line:
+        keep_busy(busy)
+        before = len(computing.ran)
+        line.send(
+            *[work(n, id=n) for n in range(100, 110)],
+            work(201, oneway=True),
+            {"cmdid": 4, "id": "to its end", "params": {"n": 202}},
+            work(203),
+        )
+        line.finish()
+        replies = line.rest()
+        assert len(busy.replies(29)) == 29
+        ran = computing.ran[before:]
+    assert [n for n in ran if n >= 200] == [201, 202, 203]
+    # Those of the first piece may have had their turn before the end came.
+    assert len([n for n in ran if 100 <= n < 200]) <= 3
+    assert [each.get("id") for each in replies[-2:]] == ["to its end", None]
+
+
 def test_a_server_that_goes_tells_those_that_wait(computing):
     server = gtcp.Server(gtcp.Settings(port=0))
     server.include(computing.commands)
@@ -460,7 +495,7 @@ def test_a_line_that_is_too_long_is_told_of_before_the_end_of_the_stream(computi
         running.line() as busy,
     ):
         keep_busy(busy)
-        line.send(work(99, id=99), b"x" * 2000)
+        line.send(work(99), b"x" * 2000)
         line.finish()
         assert [each["code"] for each in line.rest()] == [0, 413]
 
