@@ -21,8 +21,9 @@ from fuzz.targets.lines import SEEDS as LINES
 from fuzz.watch import turn, until, watched
 from gtcp.protocol import LATE, OVERLOADED, WRONG_PARAMS, LineBuffer, Request
 from gtcp.server.backlog import Held
-from gtcp.server.connection import OTHERS, Connection
+from gtcp.server.connection import Connection
 from gtcp.server.context import Context
+from gtcp.server.inlet import OTHERS
 from gtcp.server.ready import RECV_BYTES
 from gtcp.server.table import Item, Rejection
 
@@ -199,8 +200,11 @@ class Peer:
         waits = self.has(WAIT_LONG) and not GATE.is_set()
         assert not waits or queued < 4 or len(connection.ordered or ()) <= queued, "reads on"
         longest = self.context.settings.max_line_bytes or 0
-        assert len(connection.buffer._tail) <= longest
-        assert connection._held is None or connection._held.size <= longest + 2 * RECV_BYTES
+        assert len(connection.inlet.buffer._tail) <= longest
+        assert (
+            connection.inlet._held is None
+            or connection.inlet._held.size <= longest + 2 * RECV_BYTES
+        )
         assert len(connection.ordered or ()) <= 4 + 4096
         assert len(connection.in_flight) <= 4
         assert self.context.runners.in_flight == connection.in_flight

@@ -1,4 +1,4 @@
-"""One connection: reads lines, has them run, writes the replies.
+"""One connection: has the lines run that come by it, and answers them, until it ends.
 
 What has come is read for all connections together (see ``ready``), and served in the hub or by
 a runner that the hub has switched into, so a connection that waits costs no greenlet. Nothing
@@ -34,20 +34,17 @@ from gtcp.identity import fits
 from gtcp.protocol import (
     BAD_REQUEST,
     GOING_AWAY,
-    TOO_LARGE,
     Failure,
-    LineBuffer,
     Request,
     Success,
     encode_lines,
 )
-from gtcp.server.backlog import TURN_SECONDS, Held
 from gtcp.server.command import Command
+from gtcp.server.inlet import Inlet
 from gtcp.server.logger import SERVER, escape
 from gtcp.server.outcome import encode_safely
 from gtcp.server.outlet import Outlet
-from gtcp.server.ready import RECV_BYTES, SLICE_SECONDS
-from gtcp.server.refusal import Refusal, refuse_first, refuse_late, without_callers
+from gtcp.server.refusal import Refusal, refuse_first
 from gtcp.server.runner import Runner, report
 from gtcp.server.table import Item, Rejection, is_cancel, size_of
 from gtcp.server.work import Work
@@ -59,26 +56,6 @@ if TYPE_CHECKING:
     from gtcp.tls_socket import TlsSocket
 
 log = logging.getLogger(SERVER)
-
-NO_PROXY = "a PROXY header is not taken from this address, which is not in proxy_from"
-
-#: How much is run before its replies are sent: it bounds what a peer that sends many requests
-#: and takes no replies can make a server keep, and is more than a busy client sends at once.
-PIECE_BYTES = 4096
-
-#: The same for a connection of which nothing is known yet: its handlers may be slow.
-FIRST_PIECE_BYTES = 512
-
-#: Seconds for which a connection goes on with what it holds before others have their turn.
-STRETCH_SECONDS = 0.0005
-
-#: What a client sends first that takes us for something else: a TLS handshake record of some
-#: version 3.x, and what begins the headers of the PROXY protocol.
-OTHERS = (
-    (b"\x16\x03", "TLS is not spoken here"),
-    (b"PROXY ", NO_PROXY),
-    (b"\r\n\r\n\x00\r\nQUIT\n", NO_PROXY),
-)
 
 #: SO_LINGER with no seconds: close() sends a reset.
 RESET = struct.pack("ii", 1, 0)
@@ -106,6 +83,7 @@ class Connection:
             while none is in flight.
         leaving: nothing that comes from now on is run.
         active: when something last came or ran, monotonic seconds.
+        inlet: by which its requests come.
         outlet: by which its replies leave.
         turn_seconds: how long a request without an id took lately, once it had its turn.
     """
@@ -117,21 +95,18 @@ class Connection:
         "_fd",
         "_goodbye",
         "_half_closed",
-        "_held",
         "_idle_timeout",
         "_linger_seconds",
         "_lingering",
-        "_longest_piece",
-        "_piece",
         "_runners",
         "_sock",
         "_timer",
         "_turning_away",
         "active",
         "address",
-        "buffer",
         "handled",
         "in_flight",
+        "inlet",
         "leaving",
         "ordered",
         "outlet",
@@ -141,7 +116,7 @@ class Connection:
         "turn_seconds",
     )
 
-    def __init__(  # noqa: PLR0915  one line for each attribute
+    def __init__(
         self,
         sock: socket.socket | TlsSocket,
         address: str,
@@ -161,15 +136,13 @@ class Connection:
         self.recv = sock.recv
         self._context = context
         self._runners = context.runners
-        self.buffer = LineBuffer(settings.max_line_bytes)
-        self._longest_piece = min(PIECE_BYTES, settings.max_line_bytes)
-        self._piece = min(FIRST_PIECE_BYTES, self._longest_piece)
+        backlog = context.runners.backlog
+        self.inlet = Inlet(self, context.table, backlog, settings.max_line_bytes)
         self.outlet = Outlet(sock, settings.max_reply_bytes, self)
         self._half_closed = False
         self._closed = False
         self._lingering = False
         self._turning_away = False  # requests with an id are still told that they don't run
-        self._held: Held | None = None  # what was received and has to wait
         self._linger_seconds = GOODBYE_SECONDS
         self._goodbye = b""  # the last line, until it is said
         self._begun: tuple[float, int] | None = None  # when a sweep first saw this line begun
@@ -192,15 +165,15 @@ class Connection:
 
     def take(self, data: bytes, now: float) -> None:
         """Serve what was received, with a closer look; called in the hub."""
-        self._receive(data, now, waits=False)
+        self._safely(self._receive, data, now, False)
 
     def hold(self, data: bytes, now: float) -> None:
         """Have what was received wait for its turn, as others do; called in the hub."""
-        self._receive(data, now, waits=True)
+        self._safely(self._receive, data, now, True)
 
     def batch(self, data: bytes, now: float) -> Work | None:
         """Several lines that came together as a batch; None when they need a closer look."""
-        if len(data) > self._piece or data[-1:] != b"\n":
+        if len(data) > self.inlet.piece or data[-1:] != b"\n":
             return None
         items = self._context.table.read_plain(data)
         if items is None:
@@ -208,135 +181,42 @@ class Connection:
         self.handled += len(items)
         return Work(self, data, now, items, iter(items), [])
 
-    def pace(self, seconds: float) -> None:
-        """Choose how much is run in one piece, by how long the last one took.
+    def have_turn(self) -> None:
+        """Serve what has waited for its turn; called in the hub."""
+        self._safely(self.inlet.go_on)
 
-        A piece runs whole: of handlers that compute, it must be a small one.
-        """
-        if seconds > SLICE_SECONDS:
-            self._piece = max(self._piece // 8, 1)
-        elif seconds < TURN_SECONDS and self._piece < self._longest_piece:
-            self._piece = min(2 * self._piece, self._longest_piece)
+    def may_serve(self) -> bool:
+        """Whether replies are taken, and few requests wait for the one before them."""
+        outlet = self.outlet
+        return not (self.leaving or outlet.stalled is not None or outlet.paused or self._crowded())
 
-    def _receive(self, data: bytes, now: float, *, waits: bool) -> None:
-        self.active = now
+    def _safely(self, step: Callable[..., None], *args: Any) -> None:
         try:
-            if self._closed:  # while it waited for its turn
-                pass
-            elif not data:
-                self._no_more_comes(now)
-            elif not self.leaving:
-                self._received(data, now, waits=waits)
-            elif self._turning_away:
-                self._turn_away(self.buffer.feed(data))
+            step(*args)
         except Exception:  # ours to mend; this connection is lost, the others go on
             report(self.address)
             self.close()
 
-    def _received(self, data: bytes, now: float, *, waits: bool) -> None:
-        if not (self.handled or self.buffer.begun):
-            for beginning, message in OTHERS:
-                if data.startswith(beginning):
-                    self.reject(Rejection(BAD_REQUEST, message))
-                    return
-        lines = self.buffer.feed(data)
-        if self.buffer.begun:
-            self._context.owing.add(self)
-        if waits or self._held or len(lines) > self._piece:
-            if lines:
-                self._put(lines, now)
-            self._wait_for_turn() if waits else self._go_on()
-            return
-        if lines:
-            self._serve(lines, now)
-            if self.ordered:
-                self.read_on_or_not()
-        self._look_for_overflow()
+    def _receive(self, data: bytes, now: float, waits: bool) -> None:
+        self.active = now
+        if self._closed:  # while it waited for its turn
+            pass
+        elif not data:
+            self._half_closed = True
+            self._read_no_further()
+            self.inlet.end(now)
+        elif not self.leaving:
+            self.inlet.receive(data, now, waits=waits)
+        elif self._turning_away:
+            self._turn_away(self.inlet.buffer.feed(data))
 
-    def _put(self, lines: bytes, now: float) -> None:
-        if self._held is None:
-            self._held = Held(self._runners.backlog, self._have_turn)
-        self._held.put(lines, now)
-
-    def _no_more_comes(self, now: float) -> None:
-        self._half_closed = True
-        self._read_no_further()
-        if self._held:
-            table = self._context.table
-            self._held.keep(lambda lines: without_callers(table, lines))
-            self._held.put(b"", now)
-        else:
-            self._end_of_stream()
-
-    def _have_turn(self) -> None:
-        try:
-            self._go_on()
-        except Exception:  # as above
-            report(self.address)
-            self.close()
-
-    def _go_on(self) -> None:
-        """Serve what is held for a while, as long as replies are taken and few wait.
-
-        The rest has its turn after others.
-        """
-        until = monotonic() + STRETCH_SECONDS
-        while self._may_go_on():
-            if self._run_a_piece() >= until:
-                break
-        self._wait_for_turn()
-
-    def _may_go_on(self) -> bool:
-        return bool(self._held) and not (
-            self.leaving or self.outlet.stalled is not None or self.outlet.paused or self._crowded()
-        )
-
-    def _run_a_piece(self) -> float:
-        """Returns when that was done, monotonic seconds."""
-        assert self._held
-        lines, arrived = self._held.take(self._piece)
-        began = monotonic()
-        if not lines:
-            self._look_for_overflow()
-            if not self.leaving:
-                self._end_of_stream()
-            return began
-        count = self._serve(lines, arrived)
-        self.active = done = monotonic()
-        self.pace(done - began)
-        if count:
-            self._runners.backlog.note(done - began, count)
-        return done
-
-    def _wait_for_turn(self) -> None:
-        if self._held and self._may_go_on():
-            self._held.wait_for_turn(self._sift)
-        self.read_on_or_not()
-        self._look_for_overflow()
-
-    def _sift(self, lines: bytes, arrived: float, ahead: int) -> bytes:
-        """Refuse what would be too late by its turn; the rest is returned."""
-        if self._held is None:  # closed when its peer was told of refusals
-            return b""
-        ahead += self.ordered is not None
-        table, wait_of = self._context.table, self._held.wait
-        refusals, left = refuse_late(table, lines, arrived, ahead, wait_of)
-        self._tell(refusals)
-        return left if self._held is not None else b""
-
-    def _look_for_overflow(self) -> None:
-        """Refuse a line that is too long, when those before it have run."""
-        if self.buffer.overflow and not self._held and not self.leaving:
-            limit = self._context.settings.max_line_bytes
-            self.reject(Rejection(TOO_LARGE, f"a request line may have at most {limit} bytes"))
-
-    def _serve(self, lines: bytes, now: float) -> int:
-        """Returns how many handlers have run, about."""
+    def serve(self, lines: bytes, now: float) -> int:
+        """Have lines run that came at this time; returns how many handlers have run, about."""
         if self._runners.full(self):
             behind_another = self.ordered is not None
             table = self._context.table
             refusals, lines = refuse_first(table, lines, behind_another=behind_another)
-            self._tell(refusals)
+            self.tell(refusals)
             if not lines:
                 return 0
         items, plain = self._context.table.read(lines)
@@ -350,7 +230,8 @@ class Connection:
         self.outlet.say_all(work)
         return 0 if nothing_ran else len(items)
 
-    def _tell(self, refusals: list[Refusal]) -> None:
+    def tell(self, refusals: list[Refusal]) -> None:
+        """Answer requests that are refused."""
         for each in refusals:
             line = b"" if each.head.oneway else encode_lines([each.reply])
             if line:
@@ -373,7 +254,7 @@ class Connection:
         """Read no further while many requests have to wait."""
         if self._closed or self._half_closed or self.outlet.stalled is not None:
             return
-        if (self._held and self._held.size >= RECV_BYTES) or self._crowded():
+        if self.inlet.full or self._crowded():
             self._read_no_further()
         elif not self.reading:
             self._read_on()
@@ -384,7 +265,11 @@ class Connection:
     def _read_no_further(self) -> None:
         self._runners.ready.remove(self._fd)
 
-    def _end_of_stream(self) -> None:
+    def owes_the_rest(self) -> None:
+        """A line has begun: how long it takes to be finished is watched."""
+        self._context.owing.add(self)
+
+    def end_of_stream(self) -> None:
         """The peer has shut down its side: it hung up, or it waits for its last replies.
 
         A gtcp client that goes has no use for replies any more. Others, which send no ids,
@@ -455,9 +340,9 @@ class Connection:
     def goes_on(self) -> None:
         """The peer has taken its replies."""
         if self.outlet.wake():
-            get_hub().loop.run_callback(self._wait_for_turn)
+            get_hub().loop.run_callback(self.inlet.wait_for_turn)
         else:
-            self._wait_for_turn()
+            self.inlet.wait_for_turn()
         self._wind_up()
 
     # Leaving
@@ -473,8 +358,7 @@ class Connection:
         self._turning_away = True
         if self.ordered:
             self.ordered.clear()
-        if self._held:
-            self._turn_away(self._held.take_all())
+        self._turn_away(self.inlet.take_all())
         self._leave(encode_lines([Failure(GOING_AWAY, "going away")]), GOODBYE_SECONDS)
 
     def turn_away(self, item: Item) -> None:
@@ -514,16 +398,11 @@ class Connection:
         self._stop_timer()
         self.outlet.close()
         self._sock.close()
-        self._drop_held()
+        self.inlet.take_all()
         if self.ordered:
             self.ordered.clear()
         self._context.gone(self)
         self._stop_calls(lambda _request: True)
-
-    def _drop_held(self) -> None:
-        if self._held is not None:
-            self._held.take_all()
-            self._held = None
 
     def abandon(self) -> None:
         """In a forked child: close the copy of the descriptor without a word to the peer."""
@@ -548,7 +427,7 @@ class Connection:
         if _over(self.outlet.stalled, settings.write_timeout, now):
             self._context.strangers.warning("%s: takes no replies; closing", self.address)
             self.close()
-        elif self.buffer.begun:
+        elif self.inlet.buffer.begun:
             # While it is not read from, the peer can't be blamed.
             if self._begun is None or self._begun[1] != self.handled or not self.reading:
                 self._begun = now, self.handled
@@ -557,7 +436,9 @@ class Connection:
         else:
             if self.outlet.stalled is None:
                 self._context.owing.discard(self)
-            if not (self.in_flight or self._held) and _over(self.active, self._idle_timeout, now):
+            if not (self.in_flight or self.inlet.holds) and _over(
+                self.active, self._idle_timeout, now
+            ):
                 self.go_away()
 
     def _after_call(self) -> None:
@@ -565,7 +446,7 @@ class Connection:
             return
         self.active = monotonic()
         self.outlet.flush()
-        self._wait_for_turn()
+        self.inlet.wait_for_turn()
         self._wind_up()
 
     def _leave(self, goodbye: bytes, linger: float) -> None:
@@ -573,11 +454,11 @@ class Connection:
         if self.leaving:
             return
         self.leaving = True
-        self._drop_held()
+        self.inlet.take_all()
         self._goodbye, self._linger_seconds = goodbye, linger
         self.read_on_or_not()
         if self._half_closed:  # it may have been held, behind what is not run
-            self._end_of_stream()
+            self.end_of_stream()
         else:
             self._wind_up()
 
@@ -585,7 +466,7 @@ class Connection:
         """Take the steps towards the end of the connection that can be taken by now."""
         if self._closed or not (self.leaving or self._half_closed):
             return
-        if self.in_flight or self.ordered is not None or self._held:
+        if self.in_flight or self.ordered is not None or self.inlet.holds:
             return
         if self._goodbye:
             self._turning_away = False

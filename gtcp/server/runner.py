@@ -176,7 +176,7 @@ class Runner(Carrier):
                 if (
                     connection.ordered is not None
                     or connection.leaving
-                    or connection.buffer.begun
+                    or connection.inlet.buffer.begun
                     or not runners.quick
                     or (connection.in_flight and runners.full(connection))
                 ):
@@ -190,7 +190,7 @@ class Runner(Carrier):
                         return arrival
                     self._together(connection, work)
                     if not self.detached:  # else it has waited, which says nothing
-                        connection.pace(monotonic() - now)
+                        connection.inlet.pace(monotonic() - now)
             except BaseException:  # ours to mend; this connection is lost, the others go on
                 self._failed(connection)
             if self.detached or now >= turn.until:

@@ -284,11 +284,11 @@ def test_what_waits_is_not_taken_for_what_computes(commands):
     commands.handler(3)(lambda request: gevent.sleep(2 * ready.SLICE_SECONDS))
     with serving(commands) as running, running.line() as line:
         (connection,) = eventually(lambda: running.server.connections)
-        before = connection._piece
+        before = connection.inlet.piece
         line.send({"cmdid": 3, "id": 1}, {"cmdid": 3, "id": 2})
         line.replies(2)
         running.run(gevent.sleep, 0.001)
-        assert connection._piece == before
+        assert connection.inlet.piece == before
 
 
 def test_timers_are_on_time_while_those_that_waited_for_one_compute(commands):
