@@ -9,9 +9,8 @@ import click
 import gevent
 
 from gtcp.client.client import Client
-from gtcp.client.connection import error_of
 from gtcp.client.dial import Options, Stream
-from gtcp.client.reply import read_reply
+from gtcp.client.reply import error_of, read_reply
 from gtcp.errors import CallTimeout, ConnectionLost, ProtocolError
 from gtcp.protocol import UNREADABLE, LineBuffer, Outgoing, encode_request
 from gtcp.sockets import close_quietly, receive, send_all

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 import msgspec
 
 from gtcp.address import Address, parse
-from gtcp.client.connection import error_of
 from gtcp.client.dial import Dialled, Options, Trust, dial
 from gtcp.client.pool import Pool
 from gtcp.client.pools import Pools, never_return
+from gtcp.client.reply import error_of
 from gtcp.client.retry import Retry
 from gtcp.client.stream import Outcome, Stream
 from gtcp.deadline import current

@@ -16,19 +16,18 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Callable
-from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-import msgspec
 from gevent import get_hub
 from gevent.exceptions import BlockingSwitchOutError
 from greenlet import getcurrent
 
 from gtcp.client.lone import BusyPoll, is_alone
 from gtcp.client.outbox import Outbox
-from gtcp.client.reply import MAX_REPLY_DEPTH, read_reply
+from gtcp.client.reply import Replies
 from gtcp.client.retry import ServerLeaving
+from gtcp.client.waiting import Call, Waiting
 from gtcp.deadline import RESOLUTION, Alarm, earliest
 from gtcp.errors import (
     REFUSALS,
@@ -37,23 +36,16 @@ from gtcp.errors import (
     Executed,
     GtcpError,
     ProtocolError,
-    RemoteError,
-    RemoteTimeout,
 )
 from gtcp.protocol import (
     GOING_AWAY,
-    LATE,
     NOT_ALLOWED,
     NOT_AUTHENTICATED,
     OVERLOADED,
     OWN_CMDID,
-    UNREADABLE,
-    LineBuffer,
     Outgoing,
     Reply,
-    decode_reply,
     encode_request,
-    is_plain,
 )
 from gtcp.sockets import READ, close_quietly, unheard
 
@@ -67,9 +59,6 @@ RECV_BYTES = 120 * 1024
 #: Codes of a line without an id by which a server does not let a connection in.
 NOT_LET_IN = frozenset({NOT_AUTHENTICATED, NOT_ALLOWED, OVERLOADED})
 
-#: Of what a peer says that does not speak gtcp, so much is told.
-MAX_SHOWN_BYTES = 40
-
 #: Seconds after which an idle connection is looked at before it is used again.
 STALE_AFTER = 0.001
 
@@ -77,44 +66,6 @@ STALE_AFTER = 0.001
 #: another, before the event loop gets its turn: what does not show in its count (a signal, a
 #: callback from another thread, a timer that was told not to count) comes late by twice as much.
 TURN = RESOLUTION
-
-
-class Waiting(Protocol):
-    """Whoever waits for a reply."""
-
-    deadline: float | None
-
-    def deliver(self, outcome: Reply | GtcpError) -> None:
-        """Take the outcome; called in the hub, once."""
-
-
-class Call(msgspec.Struct, eq=False):
-    """A greenlet that waits for one reply. (A Struct is made in half the time of a class.)"""
-
-    deadline: float | None
-    hub: Any
-    greenlet: Any
-    outcome: Reply | GtcpError | None = None
-    in_hub: bool = False
-
-    def deliver(self, outcome: Reply | GtcpError) -> None:
-        """Wake the greenlet, if that is what it waits for."""
-        self.outcome = outcome
-        if self.in_hub:
-            self.greenlet.switch()
-
-    def wait(self) -> Reply:
-        """Give the turn away until there is an outcome."""
-        switch = self.hub.switch
-        self.in_hub = True
-        try:
-            while self.outcome is None:
-                switch()
-        finally:
-            self.in_hub = False  # killed or not: nobody may switch here any more
-        if isinstance(self.outcome, Reply):
-            return self.outcome
-        raise self.outcome
 
 
 class Connection:
@@ -150,9 +101,7 @@ class Connection:
         self._sock = sock
         self._hub = get_hub()
         self._loop = self._hub.loop
-        self._buffer = LineBuffer(max_reply_bytes)
-        # A text that nests n deep has at least 2n characters.
-        self._short = min(2 * MAX_REPLY_DEPTH, max_reply_bytes or inf)
+        self._replies = Replies(max_reply_bytes)
         self._alarm = Alarm(self._expire, ref=False)
         self._active = monotonic()
         self._turn_due = self._active + TURN
@@ -419,7 +368,7 @@ class Connection:
         data = self._receive()
         if data is None:
             return None
-        reply = self._one_reply(data)
+        reply = self._replies.alone(data)
         if reply is None or reply.id != number:
             self._take_all(data)
             return None
@@ -458,32 +407,17 @@ class Connection:
         """Deliver what was received."""
         before, self._delivering = self._delivering, True
         try:
-            lines = self._buffer.feed(data)
-            if lines:
-                self._take(lines)
-            if self._buffer.overflow:
-                self._misspoken("a reply line is too long")
+            replies, wrong = self._replies.feed(data)
+            if replies:
+                self._deliver(replies)
+            if wrong:
+                self._misspoken(wrong)
         finally:
             self._delivering = before
 
-    def _one_reply(self, data: bytes) -> Reply | None:
-        """A reply that came alone, the short way; None when it needs the long one."""
-        size = len(data)
-        if (
-            size > self._short
-            or self._buffer.begun
-            or data.find(b"\n") != size - 1
-            or not data.isascii()
-        ):
-            return None
-        try:
-            return decode_reply(data)
-        except UNREADABLE:
-            return None
-
     def _take_one(self, data: bytes) -> bool:
         """Deliver a reply that came alone; False when it needs the long way."""
-        reply = self._one_reply(data)
+        reply = self._replies.alone(data)
         if reply is None:
             return False
         call = self.waiting.pop(reply.id, None)  # type: ignore[arg-type]
@@ -492,33 +426,6 @@ class Connection:
         call.deliver(reply)
         self._places_freed()
         return True
-
-    def _take(self, data: bytes) -> None:
-        lines = data.split(b"\n")
-        lines.pop()
-        if is_plain(data, lines, MAX_REPLY_DEPTH):
-            try:
-                replies = list(map(decode_reply, lines))
-            except UNREADABLE:
-                pass  # some line is not right
-            else:
-                self._deliver(replies)
-                return
-        self._take_one_by_one(lines)
-
-    def _take_one_by_one(self, lines: list[bytes]) -> None:
-        """Find out which line is wrong; what came before it still counts."""
-        replies: list[Reply] = []
-        error = ""
-        for line in lines:
-            try:
-                replies.append(read_reply(line))
-            except UNREADABLE as exc:
-                error = _not_a_reply(line, exc)
-                break
-        self._deliver(replies)
-        if error:
-            self._misspoken(error)
 
     def _deliver(self, replies: list[Reply]) -> None:
         waiting = self.waiting
@@ -565,17 +472,3 @@ class Connection:
             return error
 
         self._end(outcome)
-
-
-def _not_a_reply(line: bytes, exc: Exception) -> str:
-    """What is wrong with a line. Shown is only what can't be a reply: no application's data."""
-    if line.startswith(b"{"):
-        return f"not a reply: {exc}"
-    start = ascii(line[:MAX_SHOWN_BYTES].rstrip().decode("latin-1"))
-    return f"not a gtcp server: it says {start}"
-
-
-def error_of(reply: Reply) -> RemoteError:
-    """The exception for a reply whose code is not 0."""
-    kind = RemoteTimeout if reply.code == LATE else RemoteError
-    return kind(reply.code, reply.message, reply.data)

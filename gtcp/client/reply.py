@@ -1,13 +1,73 @@
-"""A reply line, looked at before it is decoded: whoever sent it is not trusted yet."""
+"""What a server sends, as replies: looked at before it is decoded, since nobody is trusted yet.
+
+Bytes and meaning only, no sockets.
+"""
 
 from __future__ import annotations
 
+from math import inf
+
 import msgspec
 
-from gtcp.protocol import Reply, decode_reply, depth_within, is_utf8
+from gtcp.errors import RemoteError, RemoteTimeout
+from gtcp.protocol import (
+    LATE,
+    UNREADABLE,
+    LineBuffer,
+    Reply,
+    decode_reply,
+    depth_within,
+    is_plain,
+    is_utf8,
+)
 
 #: How deep a reply may nest: it guards the decoder, the server has its own, lower limit.
 MAX_REPLY_DEPTH = 500
+
+#: Of what a peer says that does not speak gtcp, so much is told.
+MAX_SHOWN_BYTES = 40
+
+
+class Replies:
+    """Cuts the stream of one server into replies.
+
+    Args:
+        max_reply_bytes: the longest line taken, its newline not counted; None for no limit.
+    """
+
+    __slots__ = ("_buffer", "_short")
+
+    def __init__(self, max_reply_bytes: int | None) -> None:
+        self._buffer = LineBuffer(max_reply_bytes)
+        # A text that nests n deep has at least 2n characters.
+        self._short = min(2 * MAX_REPLY_DEPTH, max_reply_bytes or inf)
+
+    def alone(self, data: bytes) -> Reply | None:
+        """A reply that came alone, the short way; None when the data needs the long one."""
+        size = len(data)
+        if (
+            size > self._short
+            or self._buffer.begun
+            or data.find(b"\n") != size - 1
+            or not data.isascii()
+        ):
+            return None
+        try:
+            return decode_reply(data)
+        except UNREADABLE:
+            return None
+
+    def feed(self, data: bytes) -> tuple[list[Reply], str]:
+        """Take what was received.
+
+        Returns:
+            The replies that are complete now, and what is wrong behind them: nothing can
+            follow that. It is empty when nothing is.
+        """
+        replies, wrong = _read(self._buffer.feed(data))
+        if self._buffer.overflow and not wrong:
+            wrong = "a reply line is too long"
+        return replies, wrong
 
 
 def read_reply(line: bytes) -> Reply:
@@ -15,3 +75,39 @@ def read_reply(line: bytes) -> Reply:
     if not is_utf8(line) or not depth_within(line, MAX_REPLY_DEPTH):
         raise msgspec.DecodeError("it is not UTF-8, or nests too deep")
     return decode_reply(line)
+
+
+def error_of(reply: Reply) -> RemoteError:
+    """The exception for a reply whose code is not 0."""
+    kind = RemoteTimeout if reply.code == LATE else RemoteError
+    return kind(reply.code, reply.message, reply.data)
+
+
+def _read(data: bytes) -> tuple[list[Reply], str]:
+    lines = data.split(b"\n")
+    lines.pop()
+    if is_plain(data, lines, MAX_REPLY_DEPTH):
+        try:
+            return list(map(decode_reply, lines)), ""
+        except UNREADABLE:
+            pass  # some line is not right
+    return _read_one_by_one(lines)
+
+
+def _read_one_by_one(lines: list[bytes]) -> tuple[list[Reply], str]:
+    """Find out which line is wrong; what came before it still counts."""
+    replies: list[Reply] = []
+    for line in lines:
+        try:
+            replies.append(read_reply(line))
+        except UNREADABLE as exc:
+            return replies, _not_a_reply(line, exc)
+    return replies, ""
+
+
+def _not_a_reply(line: bytes, exc: Exception) -> str:
+    """What is wrong with a line. Shown is only what can't be a reply: no application's data."""
+    if line.startswith(b"{"):
+        return f"not a reply: {exc}"
+    start = ascii(line[:MAX_SHOWN_BYTES].rstrip().decode("latin-1"))
+    return f"not a gtcp server: it says {start}"
