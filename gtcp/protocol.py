@@ -165,12 +165,14 @@ class Envelope(msgspec.Struct):
 
 
 class Head(msgspec.Struct):
-    """What of a request line is needed to refuse it."""
+    """What of a request line is needed to refuse it; the rest but params is looked at too."""
 
     cmdid: int
     id: Id | None = None
     timeout: Milliseconds | None = None
     oneway: bool = False
+    timestamp: Seconds = 0
+    meta: dict[str, str] = {}
 
 
 class Success(msgspec.Struct, tag_field="code", tag=0, omit_defaults=True, gc=False):

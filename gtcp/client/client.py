@@ -71,8 +71,8 @@ class Client:
         max_reply_bytes: the longest reply taken; None for no limit.
         keepalive: seconds within which a dead server is found without traffic.
         busy_poll: seconds for which a call stays awake for its reply before it sleeps, where it
-            is the only thing that goes on in its thread; 0 for never. It is left out with
-            servers that take longer.
+            is the only thing that goes on in its thread; from 0, for never, to 0.005. It is
+            left out with servers that take longer.
         ca: PEM file with the authorities that a server's certificate may be of; None for the
             system's.
         cert: PEM file with the client's own certificate, if the server asks for one.

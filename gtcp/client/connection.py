@@ -23,12 +23,12 @@ from gevent import get_hub
 from gevent.exceptions import BlockingSwitchOutError
 from greenlet import getcurrent
 
-from gtcp.client.lone import BusyPoll, is_alone
+from gtcp.client.lone import LONGEST_AWAKE, BusyPoll, is_alone
 from gtcp.client.outbox import Outbox
 from gtcp.client.reply import Replies
 from gtcp.client.retry import ServerLeaving
 from gtcp.client.waiting import Call, Waiting
-from gtcp.deadline import RESOLUTION, Alarm, earliest
+from gtcp.deadline import Alarm, earliest
 from gtcp.errors import (
     REFUSALS,
     CallTimeout,
@@ -65,7 +65,7 @@ STALE_AFTER = 0.001
 #: Seconds that a call may wait outside the hub, and that calls may go on doing so one after
 #: another, before the event loop gets its turn: what does not show in its count (a signal, a
 #: callback from another thread, a timer that was told not to count) comes late by twice as much.
-TURN = RESOLUTION
+TURN = LONGEST_AWAKE
 
 
 class Connection:
@@ -82,6 +82,7 @@ class Connection:
     Attributes:
         usable: whether new calls may be sent on it.
         waiting: the calls in flight, by id.
+        outbox: by which its lines leave.
         dropped: replies that nobody waited for any more.
     """
 
@@ -105,7 +106,7 @@ class Connection:
         self._alarm = Alarm(self._expire, ref=False)
         self._active = monotonic()
         self._turn_due = self._active + TURN
-        self._outbox = Outbox(sock, self)
+        self.outbox = Outbox(sock, self)
         self._delivering = False  # lines that have been received are still to be looked at
         self._said_goodbye = False
         self._closed = False
@@ -135,7 +136,7 @@ class Connection:
         number = self.send(call, cmdid, params, meta)
         try:
             reply = None
-            if number == self._outbox.handed_over and self._active < self._turn_due:
+            if number == self.outbox.handed_over and self._active < self._turn_due:
                 reply = self._reply_outside_the_hub(number, deadline)
             if reply is None:
                 reply = call.wait()
@@ -149,7 +150,7 @@ class Connection:
         self, waiting: Waiting, cmdid: int, params: Any, meta: dict[str, str] | None = None
     ) -> int:
         """Queue one request whose reply goes to ``waiting``; returns its id."""
-        number = self._outbox.count + 1
+        number = self.outbox.count + 1
         deadline = waiting.deadline
         timeout = None if deadline is None else self._milliseconds_until(deadline)
         line = encode_request(Outgoing(cmdid, number, timeout, params, False, meta))
@@ -157,9 +158,9 @@ class Connection:
         # First of all: while it is sent, a signal's handler may close us, or run the hub.
         self.waiting[number] = waiting
         if together:
-            self._outbox.queue(line)
+            self.outbox.queue(line)
         else:
-            self._outbox.send(line)
+            self.outbox.send(line)
         if deadline is not None and deadline < self._alarm.at:
             self._alarm.by(deadline)
         return number
@@ -173,12 +174,12 @@ class Connection:
             CallTimeout, ConnectionLost: ``executed`` is "no" if the line did not leave whole.
         """
         timeout = None if deadline is None else self._milliseconds_until(deadline)
-        self._outbox.queue(encode_request(Outgoing(cmdid, None, timeout, params, True, meta)))
-        number = self._outbox.count
-        self._outbox.flush()
+        self.outbox.queue(encode_request(Outgoing(cmdid, None, timeout, params, True, meta)))
+        number = self.outbox.count
+        self.outbox.flush()
         if self._closed:
             raise self._lost(number)
-        if number > self._outbox.handed_over:
+        if number > self.outbox.handed_over:
             call = None
             try:
                 call = self._senders[number] = self._caller(deadline)
@@ -187,16 +188,16 @@ class Connection:
                 call.wait()
             except BaseException:
                 if call is None or self._senders.pop(number, None) is not None:
-                    self._outbox.take_back(number)
+                    self.outbox.take_back(number)
                 raise
 
     def forget(self, number: int) -> None:
         """A call is given up: its line is taken back, or the server told to stop its handler."""
         if self.waiting.pop(number, None) is None or self._closed:
             return
-        if not self._outbox.take_back(number):
+        if not self.outbox.take_back(number):
             cancel = {"op": "cancel", "id": number}
-            self._outbox.queue(encode_request(Outgoing(OWN_CMDID, None, None, cancel, True)))
+            self.outbox.queue(encode_request(Outgoing(OWN_CMDID, None, None, cancel, True)))
         self._places_freed()
 
     def retire(self) -> None:
@@ -238,7 +239,7 @@ class Connection:
         """
         self._closed = True
         self.usable = False
-        self._outbox.end()
+        self.outbox.end()
         if stop_watching:
             self._stop_watching()
         close_quietly(self._sock)
@@ -246,7 +247,7 @@ class Connection:
     @property
     def sent(self) -> int:
         """Lines queued so far, which is the last id given."""
-        return self._outbox.count
+        return self.outbox.count
 
     @property
     def closed(self) -> bool:
@@ -257,7 +258,7 @@ class Connection:
         self._alarm.stop()
         self._reader.stop()
         self._reader.close()
-        self._outbox.stop_watching()
+        self.outbox.stop_watching()
 
     def _end(self, outcome: Callable[[int], GtcpError]) -> None:
         if self._closed:
@@ -265,7 +266,7 @@ class Connection:
         self._closed = True
         self.usable = False
         self._stop_watching()
-        self._outbox.end()
+        self.outbox.end()
         close_quietly(self._sock)
         ended = [*self.waiting.items(), *self._senders.items()]
         self.waiting.clear()
@@ -276,7 +277,7 @@ class Connection:
         self._ended()
 
     def _executed(self, number: int) -> Executed:
-        return "no" if self._said_goodbye or number > self._outbox.handed_over else "maybe"
+        return "no" if self._said_goodbye or number > self.outbox.handed_over else "maybe"
 
     def _lost(self, number: int, why: str = "the connection is closed") -> ConnectionLost:
         kind = ServerLeaving if self._said_goodbye else ConnectionLost
@@ -305,7 +306,7 @@ class Connection:
             for those in (self.waiting, self._senders):
                 if those.get(number) is waiting:
                     del those[number]
-                    executed: Executed = "no" if self._outbox.take_back(number) else "maybe"
+                    executed: Executed = "no" if self.outbox.take_back(number) else "maybe"
                     error = CallTimeout(f"{self._name}: the deadline passed", executed=executed)
                     waiting.deliver(error)
         if due and not self._closed:
@@ -330,7 +331,7 @@ class Connection:
 
     def goes_on(self) -> None:
         """The kernel has taken what it did not take at first."""
-        for number in [each for each in self._senders if each <= self._outbox.handed_over]:
+        for number in [each for each in self._senders if each <= self.outbox.handed_over]:
             call = self._senders.pop(number, None)  # the one before may have closed us
             if call is not None:
                 call.deliver(Reply(0))
@@ -454,7 +455,7 @@ class Connection:
             waiting, self.waiting = self.waiting, {}
             for call in waiting.values():
                 call.deliver(reply)
-        elif reply.code in REFUSALS and self.waiting.keys() == {self._outbox.count}:
+        elif reply.code in REFUSALS and self.waiting.keys() == {self.outbox.count}:
             self.usable = False
             self.waiting.popitem()[1].deliver(reply)
         else:

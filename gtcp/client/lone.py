@@ -12,10 +12,14 @@ from select import POLLIN
 from time import monotonic
 from typing import Any
 
+from gtcp.deadline import RESOLUTION
 from gtcp.sockets import new_poller
 
 #: Calls for which nobody stays awake, after that was for nothing many times in a row.
 MOST_ASLEEP = 255
+
+#: Seconds to stay awake for, at most: so long a call may wait without the event loop.
+LONGEST_AWAKE = RESOLUTION
 
 #: Threads that wait at the same time, and may be awake.
 MOST_AWAKE = 2
@@ -60,28 +64,34 @@ class BusyPoll:
         self._asleep = 0  # calls that are still to sleep at once
 
     def wait(self, seconds: float) -> bool:
-        """Whether it can be read from within so many seconds, or has ended."""
-        _waiting.add(self)
+        """Whether it can be read from within so many seconds, or has ended.
+
+        At once False while it is being waited for already: for a call of a signal's handler.
+        """
+        if self in _waiting:
+            return False
+        until = monotonic() + seconds
         try:
+            _waiting.add(self)
             if self._asleep:
                 self._asleep -= 1
-            elif self._awake and len(_waiting) <= MOST_AWAKE and self._came(seconds):
+            elif self._awake and len(_waiting) <= MOST_AWAKE and self._came(until):
                 return True
-            return bool(self._poll(seconds * 1000))
+            return bool(self._poll(max(0.0, until - monotonic()) * 1000))
         finally:
             _waiting.discard(self)
 
-    def _came(self, seconds: float) -> bool:
+    def _came(self, until: float) -> bool:
         """Whether it can be read from within a moment."""
         if give_way is None:
             return False
-        until = monotonic() + min(self._awake, seconds)
+        until = min(until, monotonic() + self._awake)
         poll = self._poll
         while not poll(0):
-            give_way()
             if monotonic() >= until:
                 self._asleep = self._in_vain = min(2 * self._in_vain + 1, MOST_ASLEEP)
                 return False
+            give_way()
         self._in_vain = 0
         return True
 

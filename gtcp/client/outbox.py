@@ -39,6 +39,8 @@ class Outbox:
     Attributes:
         count: lines queued so far, which is the number of the last one.
         handed_over: the number of the last line that the kernel has whole.
+        sending: whether a send is under way right now. It can be seen by who interrupts it, in a
+            signal's handler: what that one queues would leave only after the handler's end.
     """
 
     __slots__ = (
@@ -53,11 +55,13 @@ class Outbox:
         "_writer",
         "count",
         "handed_over",
+        "sending",
     )
 
     def __init__(self, sock: socket.socket | TlsSocket, owner: Owner) -> None:
         self.count = 0
         self.handed_over = 0
+        self.sending = False
         self._sock = sock
         self._owner = owner
         self._loop: Any = get_hub().loop
@@ -125,12 +129,15 @@ class Outbox:
             self._writer.close()
 
     def _write(self, data: bytes | memoryview) -> None:
+        self.sending = True
         try:
             self._send_some(data)
         except BaseException:  # of a signal's handler: how much has left, nobody knows
             self._unsent = NOTHING
             self._owner.interrupted()
             raise
+        finally:
+            self.sending = False
 
     def _send_some(self, data: bytes | memoryview) -> None:
         try:

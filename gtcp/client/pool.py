@@ -59,7 +59,12 @@ class Pool:
         if len(self.connections) == 1 and self._options.min_connections == 1:
             only = self.connections[0]
             count = len(only.waiting)
-            if only.usable and count < self._options.max_in_flight and (count or only.look()):
+            if (
+                only.usable
+                and not only.outbox.sending
+                and count < self._options.max_in_flight
+                and (count or only.look())
+            ):
                 return only
         return self._with_room()
 
@@ -128,7 +133,7 @@ class Pool:
         """The usable connection with the fewest calls in flight; None to open one or wait."""
         best, fewest, usable = None, self._options.max_in_flight, 0
         for connection in self.connections:
-            if connection.usable:
+            if connection.usable and not connection.outbox.sending:
                 usable += 1
                 if len(connection.waiting) < fewest:
                     best, fewest = connection, len(connection.waiting)
@@ -137,7 +142,9 @@ class Pool:
         return best if best.look() else self._with_room()
 
     def _has_room(self, connection: Connection) -> bool:
-        return connection.usable and len(connection.waiting) < self._options.max_in_flight
+        if not connection.usable or connection.outbox.sending:
+            return False
+        return len(connection.waiting) < self._options.max_in_flight
 
     def _too_few(self, usable: int) -> bool:
         """Whether another connection is to be opened, though there may be room."""

@@ -204,6 +204,7 @@ class Connection:
         elif not data:
             self._half_closed = True
             self._read_no_further()
+            self._stop_calls(lambda request: request.id is not None)
             self.inlet.end(now)
         elif not self.leaving:
             self.inlet.receive(data, now, waits=waits)

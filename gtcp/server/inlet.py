@@ -40,6 +40,10 @@ FIRST_PIECE_BYTES = 512
 #: Seconds for which a connection goes on with what it holds before others have their turn.
 STRETCH_SECONDS = 0.0005
 
+#: What will not have run by then is looked through when its sender has hung up; what takes less is
+#: simply run, so that quick requests do not depend on when the end of the stream came.
+LONG_SECONDS = 0.1
+
 
 class Inlet:
     """What one connection has received and not served yet. Belongs to its hub.
@@ -115,9 +119,10 @@ class Inlet:
         self._look_for_overflow()
 
     def end(self, now: float) -> None:
-        """Nothing more comes: what still waits is mostly for nobody."""
+        """Nothing more comes: what still waits, for long, is mostly for nobody."""
         if self._held:
-            self._held.keep(lambda lines: without_callers(self._table, lines))
+            if self._held.wait(self._held.requests) > LONG_SECONDS:
+                self._held.keep(lambda lines: without_callers(self._table, lines))
             self._held.put(b"", now)
         else:
             self._owner.end_of_stream()

@@ -60,14 +60,16 @@ def refuse_first(
     Returns:
         The refusals, and the lines that are left. Those begin with one of gtcp's own, which
         makes room; or with what has to wait for its turn, since it has no id and neither has
-        one in flight; or with what can't be read.
+        one in flight; or with what is unknown or can't be read.
     """
     refusals = []
     start = 0
     while start < len(lines):
         end = lines.index(b"\n", start) + 1
         head = table.read_head(lines[start:end])
-        if head is None or head.cmdid == OWN_CMDID or (head.id is None and behind_another):
+        if head is None or head.cmdid not in table.commands or head.cmdid == OWN_CMDID:
+            break
+        if head.id is None and behind_another:
             break
         refusals.append(Refusal(head, overloaded(head.id), end - start))
         start = end
@@ -102,7 +104,8 @@ def refuse_late(
         if head is None:  # if it can't be read, nothing behind it is answered
             left += [line, *each]
             break
-        if head.timeout is None or head.cmdid == OWN_CMDID:
+        known = head.cmdid in table.commands
+        if not known or head.timeout is None or head.cmdid == OWN_CMDID:
             left.append(line)
             continue
         time_left = arrived + head.timeout / 1000 - now
@@ -118,14 +121,14 @@ def without_callers(table: Table, lines: bytes) -> bytes:
     """What is left of lines whose sender has hung up before their turn.
 
     As when calls in flight are cancelled: what has an id is left out, unless its command is to
-    run to its end.
+    run to its end. What can't be read ends the stream, when it is its turn.
     """
-    left: list[bytes] = []
-    each = iter(lines.split(b"\n")[:-1])
-    for line in each:
+
+    def stays(line: bytes) -> bool:
         head = table.read_head(line)
-        if head is None:  # if it can't be read, it ends the stream
-            left += [line, *each]
-        elif head.id is None or table.commands[head.cmdid].run_to_end:
-            left.append(line)
-    return b"".join(line + b"\n" for line in left)
+        if head is None or head.id is None:
+            return True
+        command = table.commands.get(head.cmdid)
+        return command is not None and command.run_to_end
+
+    return b"".join(line + b"\n" for line in lines.split(b"\n")[:-1] if stays(line))

@@ -163,12 +163,14 @@ class Table:
         return request if request.timeout != 0 else None
 
     def read_head(self, line: bytes) -> Head | None:
-        """What is needed to refuse a request, its params not decoded; None if it is none."""
+        """What is needed to refuse a request, its params not decoded; None if it is none.
+
+        Its cmdid may be unknown.
+        """
         try:
-            head = _decode_head(line) if is_utf8(line) else None
+            return _decode_head(line) if is_plain(line, (line,), self.max_depth) else None
         except UNREADABLE:
             return None
-        return head if head is not None and head.cmdid in self.commands else None
 
     def _one_by_one(self, lines: Sequence[bytes]) -> Iterator[Item]:
         for line in lines:

@@ -96,6 +96,10 @@ class Served:
     def end(self, sig: signal.Signals = signal.SIGTERM) -> str:
         """Send a signal, expect a drain; returns all that it said on stderr."""
         self.process.send_signal(sig)
+        return self.drained()
+
+    def drained(self) -> str:
+        """Expect a drain; returns all that it said on stderr."""
         _, rest = self.process.communicate(timeout=PATIENCE)
         assert self.process.returncode == 0
         return "".join(self.said) + rest

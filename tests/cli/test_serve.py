@@ -74,7 +74,7 @@ def test_a_call_in_flight_is_answered_before_it_ends(app: Path) -> None:
             eventually(started.exists)
             running.process.send_signal(signal.SIGTERM)
             replies = line.rest()
-        running.end()
+        running.drained()
     assert {"code": 0, "result": "slept", "id": 1} in replies
 
 

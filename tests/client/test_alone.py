@@ -441,6 +441,50 @@ def test_another_thread_closes_the_client() -> None:
         alone(check)
 
 
+class Interrupted:
+    """A socket whose next send is interrupted by a signal, before or behind it."""
+
+    def __init__(self, sock: Any, handler: Callable[[], object], *, before: bool) -> None:
+        self._sock = sock
+        self._handler: Callable[[], object] | None = handler
+        self._before = before
+
+    def send(self, data: bytes) -> int:
+        handler, self._handler = self._handler, None
+        if handler is not None and self._before:
+            handler()
+        count: int = self._sock.send(data)
+        if handler is not None and not self._before:
+            handler()
+        return count
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_call_that_interrupts_a_send_takes_another_connection(before: bool) -> None:
+    """Its line could only leave behind the handler, which waits for the reply to it."""
+    with fake_server(Peer.echo, Peer.echo) as server:
+
+        def check() -> None:
+            with gtcp.Client(server.address) as client:
+                client.call(1)
+                (connection,) = client._pools.here().connections
+                told: list[Any] = []
+                outbox: Any = connection.outbox
+                sock = outbox._sock
+                outbox._sock = Interrupted(
+                    sock,
+                    lambda: told.append(outcome(client.call, 1, {"n": 2}, timeout=PATIENCE)),
+                    before=before,
+                )
+                assert client.call(1, {"n": 1}) == {"n": 1}
+                assert told == [{"n": 2}]
+                assert client.stats()["opened"] == 2
+                outbox._sock = sock
+                assert [client.call(1, {"n": n}) for n in range(9)] == [{"n": n} for n in range(9)]
+
+        alone(check)
+
+
 # Signals, which are the main thread's
 
 PROGRAM = """

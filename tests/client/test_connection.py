@@ -32,7 +32,7 @@ def is_error(value: Any, kind: type[gtcp.GtcpError], executed: str) -> bool:
 
 def is_stuck(client: gtcp.Client) -> bool:
     """Whether the kernel has taken a part of what was to be sent, and takes no more."""
-    return any(each._outbox.stuck for each in client._pools.here().connections)
+    return any(each.outbox.stuck for each in client._pools.here().connections)
 
 
 def is_leaving(client: gtcp.Client) -> bool:

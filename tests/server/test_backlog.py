@@ -371,12 +371,71 @@ def test_of_who_hangs_up_only_what_nobody_waits_for_is_run_in_its_turn(computing
         )
         line.finish()
         replies = line.rest()
-        assert len(busy.replies(29)) == 29
+        assert len(busy.replies(24)) == 24
         ran = computing.ran[before:]
     assert [n for n in ran if n >= 200] == [201, 202, 203]
     # Those of the first piece may have had their turn before the end came.
     assert len([n for n in ran if 100 <= n < 200]) <= 3
     assert [each.get("id") for each in replies[-2:]] == ["to its end", None]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"cmdid": 2, "id": 1, "timeout": 1, "meta": 5},
+        {"cmdid": 2, "id": 1, "timeout": 1, "timestamp": "now"},
+        {"cmdid": 2, "id": 1, "timeout": 1, "params": eval("[" * 80 + "]" * 80)},
+    ],
+    ids=["meta", "timestamp", "depth"],
+)
+@pytest.mark.parametrize("hangs_up", [True, False])
+def test_a_line_that_ends_the_stream_does_so_in_its_turn(computing, bad, hangs_up):
+    """Whatever else there is to do, and whoever still waits."""
+    with serving(computing.commands) as running, running.line() as busy, running.line() as line:
+        keep_busy(busy)
+        line.send(bad, work(201, oneway=True), work(202, id=202, timeout=1), work(203))
+        if hangs_up:
+            line.finish()
+        assert [each["code"] for each in line.rest()] == [400]
+        assert len(busy.replies(24)) == 24
+    assert not {201, 202, 203} & set(computing.ran)
+
+
+def test_behind_an_unknown_command_it_is_as_elsewhere(computing):
+    unknown = {"cmdid": 77, "id": "unknown", "timeout": 400}
+    with serving(computing.commands) as running, running.line() as line, running.line() as busy:
+        computing.busy(busy)
+        line.send(unknown, *[work(n, id=n, timeout=400) for n in range(60)])
+        replies = line.replies(61)
+        keep_busy(busy)
+        line.send(unknown, *[work(n, id=n) for n in range(100, 120)], work(203))
+        line.finish()
+        last = line.rest()
+    assert [each["code"] for each in replies if each["id"] == "unknown"] == [404]
+    assert len([each for each in replies if each["code"] == 429]) > 30
+    # Those of the first piece may have had their turn before the end came.
+    assert len([n for n in computing.ran if 100 <= n < 200]) <= 3
+    assert last[-1]["result"] == 203
+
+
+def test_what_is_quick_is_run_though_its_caller_has_hung_up(computing):
+    """It does not take long enough to be worth a look at who waits for it."""
+    with serving(computing.commands) as running, running.line() as line:
+        line.send(*[{"cmdid": 0, "id": n} for n in range(1000)])
+        line.finish()
+        assert [each["id"] for each in line.rest()] == list(range(1000))
+
+
+def test_who_has_gone_is_noticed_before_what_it_has_sent_has_its_turn(computing, gate):
+    with serving(computing.commands) as running, running.line() as line, running.line() as busy:
+        line.send({"cmdid": 3, "id": "in flight"})
+        eventually(lambda: gate.waiting)
+        keep_busy(busy)
+        line.send(*[work(n) for n in range(100, 130)])
+        line.finish()
+        eventually(lambda: gate.stopped)
+        assert 129 not in computing.ran
+        line.rest()
 
 
 def test_a_server_that_goes_tells_those_that_wait(computing):
@@ -450,9 +509,9 @@ def test_an_error_of_our_own_costs_the_connection_whose_turn_it_is(computing, mo
 
 
 def keep_busy(line) -> None:
-    """What comes until all this has run waits for its turn."""
+    """What comes until all this has run waits for its turn, and it is known how long that takes."""
     line.send(*[work(n, id=n) for n in range(30)])
-    line.reply()
+    line.replies(6)
 
 
 @pytest.fixture
@@ -480,7 +539,7 @@ def test_who_has_gone_is_noticed_by_a_server_that_goes(computing, gate):
         line.send({"cmdid": 3, "id": "in flight"})
         eventually(lambda: gate.waiting)
         keep_busy(busy)
-        line.send(*[work(n, id=n) for n in range(100, 120)])
+        line.send(*[work(n) for n in range(100, 120)])
         line.finish()
         eventually(lambda: any(not each.reading for each in server.connections))
         running.start_stopping(PATIENCE)
