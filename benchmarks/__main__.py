@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import shutil
 import signal
@@ -11,12 +12,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import click
+import msgspec
 
 from benchmarks import machine, parts, peers
 from benchmarks.bench import Options
 from benchmarks.chart import svg
 from benchmarks.publish import publish as publish_run
-from benchmarks.results import Part, Run
+from benchmarks.results import Part, Run, load
 from benchmarks.running import run_part
 from benchmarks.show import part_as_text
 
@@ -41,6 +43,12 @@ def _interrupt(_signal: int, _frame: Any) -> NoReturn:
     raise KeyboardInterrupt
 
 
+def _finite(_context: click.Context, option: click.Parameter, value: float) -> float:
+    if not math.isfinite(value):  # which is within any range
+        raise click.BadParameter(f"expected a number, got {value}", param=option)
+    return value
+
+
 @click.command()
 @click.argument("part", type=click.Choice([*parts.ALL, "all", "publish"]), default="all")
 @click.option("--rounds", default=Options.rounds, show_default=True, type=click.IntRange(1))
@@ -49,6 +57,7 @@ def _interrupt(_signal: int, _frame: Any) -> NoReturn:
     default=Options.seconds,
     show_default=True,
     type=click.FloatRange(0.02),
+    callback=_finite,
     help="How long a measurement takes.",
 )
 @click.option(
@@ -92,6 +101,12 @@ def publish(path: Path) -> None:
     """Put a run into docs/, and print what was written."""
     if not path.exists():
         raise click.ClickException(f"{path}: no run of all parts yet: python -m benchmarks")
+    try:
+        command = shlex.split(load(path).command)
+    except (OSError, msgspec.MsgspecError, ValueError) as exc:
+        raise click.ClickException(f"{path}: not a run that was saved: {exc}") from exc
+    if {"--quick", "--peer"} & {word.partition("=")[0] for word in command}:
+        raise click.ClickException(f"{path}: only a whole run is published: python -m benchmarks")
     for written in publish_run(path):
         click.echo(written)
 

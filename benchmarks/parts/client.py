@@ -34,7 +34,7 @@ def contests(bench: Bench) -> list[Contest]:
 
 def everybody(bench: Bench, callers: dict[str, Child]) -> Contest:
     """One caller, and 64 at once."""
-    counts = {SEQUENTIAL: 1, CONCURRENT: bench.options.size(64, 8)}
+    counts = {SEQUENTIAL: 1, CONCURRENT: 64}
 
     def measure(row: str, column: str, seconds: float) -> Figures:
         return _calls(callers[row], counts[column], seconds)

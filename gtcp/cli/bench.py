@@ -14,7 +14,7 @@ from gtcp.cli.histogram import bars
 from gtcp.cli.load import Load, Plan, Tally
 from gtcp.cli.output import print_json
 from gtcp.client.client import Client
-from gtcp.errors import GtcpError, RemoteError
+from gtcp.errors import ConnectError, GtcpError, RemoteError
 from gtcp.protocol import (
     BAD_REQUEST,
     NOT_ALLOWED,
@@ -100,11 +100,16 @@ def _connect(client: Client, count: int) -> None:
     Raises:
         GtcpError: there is nobody, or nobody who speaks gtcp.
     """
+    client.connect()
     pings = [gevent.spawn(_failure_of_ping, client) for _ in range(count)]
     gevent.joinall(pings)
     for each in pings:
         if each.value is not None:
             raise each.value
+    opened = client.stats()["connections"]
+    if opened < count:
+        message = f"only {opened} of {count} connections stay open"
+        raise ConnectError(f"{client.address}: {message}")
 
 
 def _failure_of_ping(client: Client) -> GtcpError | None:

@@ -179,5 +179,8 @@ def _wait_until(when: float) -> None:
     left = when - monotonic()
     if left > PUNCTUAL:
         gevent.sleep(left - PUNCTUAL)
+    hub: Any = gevent.get_hub()
     while monotonic() < when:
-        gevent.sleep(0)
+        # Not `sleep(0)`: gevent may go on with such for 5 ms before it looks for replies.
+        with hub.loop.timer(0) as a_round:
+            hub.wait(a_round)

@@ -272,6 +272,18 @@ class Client:
             return_exceptions,
         )  # fmt: skip
 
+    def connect(self, *, timeout: float | _Default | None = _DEFAULT) -> None:
+        """Open ``min_connections`` now, not when there are calls for them.
+
+        Args:
+            timeout: seconds for all of them; by default the client's.
+
+        Raises:
+            ConnectError: one of them did not come about; the others stay open.
+            CallTimeout: the deadline passed.
+        """
+        self._pools.here().fill(self._deadline(timeout, detach=False))
+
     def close(self) -> None:
         """Close all connections, also those of other threads. Calls in flight raise
         ConnectionLost, later calls ConnectError."""

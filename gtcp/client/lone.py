@@ -15,8 +15,12 @@ from typing import Any
 from gtcp.deadline import RESOLUTION
 from gtcp.sockets import new_poller
 
-#: Calls for which nobody stays awake, after that was for nothing many times in a row.
-MOST_ASLEEP = 255
+#: How often in a row it may be for nothing to stay awake, before some calls sleep at once: the
+#: first reply of a server that has slept too takes longer than those behind it.
+TRIES = 4
+
+#: Calls that sleep at once, at most, when it was for nothing again and again.
+MOST_ASLEEP = 256
 
 #: Seconds to stay awake for, at most: so long a call may wait without the event loop.
 LONGEST_AWAKE = RESOLUTION
@@ -43,8 +47,8 @@ class BusyPoll:
 
     To wake a thread takes the system some tens of microseconds, often longer than the reply
     itself. Who is awake has it at once. Each time round the processor is offered to others, who
-    may be the server. Where it was for nothing, the next call sleeps at once, then the next
-    three, and so on up to ``MOST_ASLEEP``: with a server that takes its time, hardly
+    may be the server. Where it was for nothing ``TRIES`` times, the next call sleeps at once; the
+    next time two, then four, up to ``MOST_ASLEEP``: with a server that takes its time, hardly
     anything is spent. Where several threads wait at the same time it is left out too: they
     would take the interpreter from each other.
 
@@ -53,15 +57,16 @@ class BusyPoll:
         awake: seconds to stay awake for at most; 0 for never.
     """
 
-    __slots__ = ("_asleep", "_awake", "_in_vain", "_poll")
+    __slots__ = ("_asleep", "_awake", "_poll", "_tries", "_will_sleep")
 
     def __init__(self, fd: int, awake: float) -> None:
         poller = new_poller()
         poller.register(fd, POLLIN)
         self._poll: Callable[[float], list[tuple[int, int]]] = poller.poll
         self._awake = awake
-        self._in_vain = 0  # calls to sleep, the last time that staying awake was for nothing
+        self._tries = TRIES  # how often it may still be for nothing
         self._asleep = 0  # calls that are still to sleep at once
+        self._will_sleep = 1  # the next time that it was for nothing too often
 
     def wait(self, seconds: float) -> bool:
         """Whether it can be read from within so many seconds, or has ended.
@@ -89,11 +94,17 @@ class BusyPoll:
         poll = self._poll
         while not poll(0):
             if monotonic() >= until:
-                self._asleep = self._in_vain = min(2 * self._in_vain + 1, MOST_ASLEEP)
+                self._was_for_nothing()
                 return False
             give_way()
-        self._in_vain = 0
+        self._tries, self._will_sleep = TRIES, 1
         return True
+
+    def _was_for_nothing(self) -> None:
+        self._tries -= 1
+        if not self._tries:
+            self._tries, self._asleep = TRIES, self._will_sleep
+            self._will_sleep = min(2 * self._will_sleep, MOST_ASLEEP)
 
 
 # Mutable, at module level: the threads of a process know nothing else of each other.

@@ -98,6 +98,18 @@ class Pool:
         encode_request(Outgoing(cmdid, params=params, meta=meta))
         return self.get(deadline)
 
+    def fill(self, deadline: float | None) -> None:
+        """Open connections until there are as many as there are at least to be.
+
+        Raises:
+            ConnectError: one could not be opened, or the client is closed.
+            CallTimeout: the deadline passed.
+        """
+        while self._count_usable() + self._opening < self._options.min_connections:
+            if self._closed:
+                raise ClientClosed(self._closed)
+            self._open(deadline)
+
     def close(self) -> None:
         """Close every connection; calls in flight raise ConnectionLost."""
         self._closed = CLOSED

@@ -15,7 +15,7 @@ import pytest
 from benchmarks import parts, peers
 from benchmarks.load import NoCompiler, compiled
 from benchmarks.machine import ROOT, pick_cores, usable_cores
-from benchmarks.results import load
+from benchmarks.results import Run, load
 
 PATIENCE = 300
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and epoll")
@@ -132,6 +132,32 @@ def test_an_unknown_part_is_refused():
     done = benchmarks("no-such-part")
     assert done.returncode == 2
     assert "no-such-part" in done.stderr
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "-1", "soon"])
+def test_impossible_seconds_are_refused_in_one_line(seconds):
+    done = benchmarks("memory", "--seconds", seconds)
+    assert done.returncode == 2
+    assert "--seconds" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--quick", "--peer=mprpc_gevent"])
+def test_only_a_whole_run_is_published(option, tmp_path):
+    command = f"python -m benchmarks {option} --output there"
+    machine = {"CPU": "some"}
+    Run(command, "2026-01-01", 1.0, machine, {}, []).save(tmp_path / "all.json")
+    done = benchmarks("publish", "--output", str(tmp_path))
+    assert done.returncode == 1
+    assert done.stderr.endswith("only a whole run is published: python -m benchmarks\n")
+
+
+def test_what_is_no_run_is_not_published(tmp_path):
+    (tmp_path / "all.json").write_text('{"command": 1')
+    done = benchmarks("publish", "--output", str(tmp_path))
+    assert done.returncode == 1
+    assert "not a run that was saved" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("name", peers.ALL)

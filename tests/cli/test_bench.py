@@ -7,8 +7,10 @@ import os
 import pty
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from time import monotonic
 from typing import Any
 
 import gevent
@@ -126,6 +128,14 @@ def test_an_open_loop_makes_as_many_calls_as_planned(address: str) -> None:
     assert tally.answered > 0
 
 
+def test_until_a_call_is_due_replies_are_looked_for_again_and_again(address: str) -> None:
+    """Calls due every millisecond; with `sleep(0)` the loop would look once every 5 ms."""
+    loop = gevent.get_hub().loop
+    before, begun = loop.iteration, monotonic()
+    assert load(address, plan(concurrency=1000, seconds=0.2, rate=1000.0)).answered > 0
+    assert loop.iteration - before > 2 * (monotonic() - begun) / sys.getswitchinterval()
+
+
 def test_latency_counts_from_the_time_a_call_was_meant_for(address: str) -> None:
     """One at a time, 0.1 s each, though one is due every 0.01 s: the others wait for their turn.
 
@@ -208,6 +218,19 @@ def test_every_call_has_the_params_and_no_other_connections_are_opened() -> None
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout.splitlines()[0].endswith(": 8 at a time, 3 connections")
     assert len(seen) == 3
+
+
+def test_as_many_connections_are_opened_as_are_asked_for(address: str, typed: Any) -> None:
+    _, out, _ = typed("bench", address, "1", "-d", "0.1", "--connections", "300", "--json")
+    assert json.loads(out)["connections"] == 300
+
+
+def test_where_fewer_can_be_opened_it_says_so_and_measures_nothing() -> None:
+    with serving(table(), max_connections=5) as server:
+        ended = run("bench", server.address, "1", "-d", "600", "--connections", "50")
+    assert ended.returncode == 1
+    assert ended.stdout == ""
+    assert "connections" in only_line(ended.stderr)
 
 
 def test_a_failed_call_is_status_1_and_shown_harmless(address: str, typed: Any) -> None:

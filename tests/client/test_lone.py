@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from itertools import groupby
 from select import POLLIN
 from time import monotonic, sleep
 
@@ -14,7 +15,7 @@ import pytest
 
 import gtcp
 from gtcp.client import lone
-from gtcp.client.lone import MOST_ASLEEP, BusyPoll
+from gtcp.client.lone import MOST_ASLEEP, TRIES, BusyPoll
 from tests.client.fakes import Peer, fake_server
 
 MOMENT = 0.005
@@ -98,7 +99,8 @@ def test_what_comes_when_the_processor_is_offered_is_not_in_vain(
 
 def test_what_comes_while_it_sleeps_is_told(poller: Poller) -> None:
     busy = BusyPoll(0, MOMENT)
-    assert not slept(poller, busy)
+    for _ in range(TRIES):
+        assert not slept(poller, busy)
     poller.answers = iter([True])
     poller.asked.clear()
     assert busy.wait(60)
@@ -106,29 +108,34 @@ def test_what_comes_while_it_sleeps_is_told(poller: Poller) -> None:
     assert sleeps(poller.asked[0])
 
 
+def rows(poller: Poller, busy: BusyPoll, calls: int) -> list[tuple[str, int]]:
+    """How many calls in a row stay awake for nothing, sleep at once, and so on."""
+    how = ("asleep" if slept(poller, busy) else "awake" for _ in range(calls))
+    return [(each, len(list(row))) for each, row in groupby(how)]
+
+
 def test_the_more_often_it_was_for_nothing_the_more_calls_sleep_at_once(poller: Poller) -> None:
-    busy = BusyPoll(0, 1e-6)
-    asleep: list[int] = []
-    while len(asleep) < 12:
-        asleep.append(0)
-        while slept(poller, busy):
-            asleep[-1] += 1
-    assert asleep == [0, 1, 3, 7, 15, 31, 63, 127, 255, 255, 255, 255]
+    asleep = [1, 2, 4, 8, 16, 32, 64, 128, 256, 256, 256]
+    calls = sum(asleep) + TRIES * len(asleep)
+    expected = [row for count in asleep for row in (("awake", TRIES), ("asleep", count))]
+    assert rows(poller, BusyPoll(0, 1e-6), calls) == expected
     assert asleep[-1] == MOST_ASLEEP
 
 
 def test_once_it_was_for_something_it_begins_anew(poller: Poller) -> None:
     busy = BusyPoll(0, 1e-6)
-    for _ in range(3):
-        while slept(poller, busy):
-            pass
-    for _ in range(7):
-        assert slept(poller, busy)
+    assert rows(poller, busy, 3 * TRIES + 1 + 2 + 4)[-1] == ("asleep", 4)
     poller.answers = iter([True])
     assert busy.wait(60)
-    assert not slept(poller, busy)
-    assert slept(poller, busy)
-    assert not slept(poller, busy)
+    assert rows(poller, busy, TRIES + 2) == [("awake", TRIES), ("asleep", 1), ("awake", 1)]
+
+
+def test_who_gets_a_quick_reply_now_and_then_stays_awake(poller: Poller) -> None:
+    busy = BusyPoll(0, 1e-6)
+    for _ in range(100):
+        assert not slept(poller, busy)
+        poller.answers = iter([True])
+        assert busy.wait(60)
 
 
 @pytest.mark.parametrize("awake", [0, 0.0])

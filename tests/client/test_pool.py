@@ -93,6 +93,25 @@ def test_more_calls_together_than_one_connection_takes(connect: Connect) -> None
         assert client.stats()["opened"] <= 4
 
 
+def test_min_connections_can_be_opened_beforehand(connect: Connect) -> None:
+    with fake_server(*[Peer.echo] * 3) as server:
+        client = connect(server.address, min_connections=3)
+        client.connect()
+        assert client.stats()["connections"] == 3
+        client.connect()  # there are as many as are wanted
+        assert client.stats()["opened"] == 3
+        client.close()
+        assert isinstance(outcome(client.connect), gtcp.ConnectError)
+
+
+def test_connecting_beforehand_tells_why_it_can_not(connect: Connect) -> None:
+    client = connect("127.0.0.1:1", min_connections=2)
+    error = outcome(client.connect)
+    assert isinstance(error, gtcp.ConnectError)
+    assert error.executed == "no"
+    assert client.stats()["connections"] == 0
+
+
 def test_min_connections_are_opened_as_there_are_calls_for_them(connect: Connect) -> None:
     with fake_server(Holding()) as server:
         client = connect(server.address, min_connections=3)
