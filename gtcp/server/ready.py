@@ -63,6 +63,7 @@ class Turn(msgspec.Struct, gc=False):
 
     Attributes:
         arrivals: what no runner has taken yet; shared by the runners that follow one another.
+        large: of what they have taken, what takes so long that the others come first.
         arrived: when it came, or before; monotonic seconds.
         until: when the slice ends, monotonic seconds.
     """
@@ -70,6 +71,7 @@ class Turn(msgspec.Struct, gc=False):
     arrivals: Iterator[Arrival]
     arrived: float
     until: float
+    large: list[Arrival] = []
 
 
 #: Called in the hub to serve a turn; when its slice ends something may be left.
@@ -204,13 +206,16 @@ class Ready:
         try:
             self._serve(turn)
         finally:  # whatever happens, the rest has its turn
-            left.extend(turn.arrivals)
+            left.extend((*turn.arrivals, *turn.large))
             if left:
-                served = arrivals[: len(arrivals) - len(left)]
-                requests = sum(data.count(b"\n") for _connection, data in served)
+                requests = _count_lines(arrivals) - _count_lines(left)
                 self._backlog.note(monotonic() - began, max(1, requests))
             for connection, data in left:
                 connection.hold(data, turn.arrived)
+
+
+def _count_lines(arrivals: list[Arrival]) -> int:
+    return sum(data.count(b"\n") for _connection, data in arrivals)
 
 
 class _Epoll(Ready):

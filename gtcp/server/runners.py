@@ -100,11 +100,17 @@ class Runners:
             else:
                 self._idle.append(runner)
                 if left is None:
-                    return
+                    break
                 connection, data = left
-                connection.take(data, turn.arrived)
+                if len(data) > connection.inlet.piece:
+                    turn.large.append(left)
+                else:
+                    connection.take(data, turn.arrived)
             if monotonic() >= turn.until:
                 return
+        while turn.large and monotonic() < turn.until:
+            connection, data = turn.large.pop(0)
+            connection.take(data, turn.arrived)
 
     def run_batch(self, work: Work) -> None:
         """Run a batch: returns when every handler has returned or blocked."""

@@ -167,8 +167,11 @@ class Table:
 
         Its cmdid may be unknown.
         """
+        short = len(line) <= self._short and line.isascii()  # as most are
+        if not short and not is_plain(line, (line,), self.max_depth):
+            return None
         try:
-            return _decode_head(line) if is_plain(line, (line,), self.max_depth) else None
+            return _decode_head(line)
         except UNREADABLE:
             return None
 

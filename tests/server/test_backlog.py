@@ -474,6 +474,27 @@ def test_whoever_sends_little_does_not_wait_for_what_another_has_sent(computing)
         assert len(line.replies(50)) == 50
 
 
+def test_of_what_comes_together_the_small_is_served_first(computing):
+    commands = gtcp.Commands()
+    ran: list[int] = []
+    commands.handler(1)(lambda request: compute(0.1))
+    commands.handler(2)(lambda request: ran.append(request.params["n"]))
+    many = [{"cmdid": 2, "id": n, "params": {"n": n}} for n in range(1000)]
+    with serving(commands) as running, ExitStack() as stack:
+        busy, large, *small = [stack.enter_context(running.line()) for _ in range(5)]
+        for line in (large, *small):
+            line.ask(PING)
+        busy.send({"cmdid": 1, "id": "busy"})
+        time.sleep(0.03)  # all that follows is found by one look
+        large.send(*many)
+        for n, line in enumerate(small, 1000):
+            line.send({"cmdid": 2, "id": n, "params": {"n": n}})
+        assert {line.reply()["id"] for line in small} == {1000, 1001, 1002}
+        assert len(large.replies(1000)) == 1000
+    assert set(ran[:3]) == {1000, 1001, 1002}
+    assert ran[3:] == list(range(1000))
+
+
 def test_what_waits_is_not_taken_for_idle(computing):
     with serving(computing.commands, idle_timeout=0.2) as running, running.line() as line:
         line.send(*[work(n) for n in range(30)])
