@@ -15,6 +15,7 @@ from gtcp.protocol import (
     Outgoing,
     Request,
     Success,
+    count_lines,
     depth_within,
     encode_reply,
     encode_request,
@@ -46,6 +47,12 @@ def json_values(leaves=None):
     )
 
 
+@given(st.lists(st.integers(0, 2000), max_size=30), st.integers(0, 2000))
+def test_lines_are_counted_however_long_they_are(lengths, rest):
+    data = b"".join(b"x" * length + b"\n" for length in lengths) + b"x" * rest
+    assert count_lines(data) == len(lengths)
+
+
 class TestLineBuffer:
     @given(stream.map(b"".join), cuts, st.none() | st.integers(min_value=1, max_value=12))
     def test_any_split_of_the_stream_gives_the_same_lines(self, data, positions, limit):
@@ -63,6 +70,26 @@ class TestLineBuffer:
         lines, overflow, _ = fed(data, positions, limit)
         assert all(len(line) <= limit for line in lines.split(b"\n"))
         assert overflow == any(len(line) > limit for line in data.split(b"\n"))
+
+    @given(stream.map(b"".join), cuts)
+    def test_it_says_how_much_of_a_line_has_come(self, data, positions):
+        buffer = LineBuffer(None)
+        for chunk in split(data, positions):
+            buffer.feed(chunk)
+        assert buffer.size == len(data) - data.rfind(b"\n") - 1
+        assert buffer.begun == bool(buffer.size)
+
+    def test_what_comes_byte_by_byte_is_not_kept_byte_by_byte(self):
+        tracemalloc.start()
+        buffer = LineBuffer(None)
+        try:
+            for _ in range(200_000):
+                buffer.feed(b"xy")
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert peak < 2 * 400_000
+        assert buffer.feed(b"\n") == b"xy" * 200_000 + b"\n"
 
     def test_a_line_of_exactly_the_limit_is_taken(self):
         assert fed(b"abcd\n", [2], 4) == (b"abcd\n", False, False)

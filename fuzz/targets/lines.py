@@ -71,7 +71,7 @@ def run(data: bytes) -> None:
         parts = []
         for piece in given.pieces:
             parts.append(buffer.feed(piece))
-            assert len(buffer._tail) <= limit
+            assert buffer.size <= limit
             assert parts[-1].endswith(b"\n") or not parts[-1]
         assert b"".join(parts) == lines
         assert (buffer.overflow, buffer.begun) == (whole.overflow, whole.begun)

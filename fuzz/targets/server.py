@@ -200,7 +200,7 @@ class Peer:
         waits = self.has(WAIT_LONG) and not GATE.is_set()
         assert not waits or queued < 4 or len(connection.ordered or ()) <= queued, "reads on"
         longest = self.context.settings.max_line_bytes or 0
-        assert len(connection.inlet.buffer._tail) <= longest
+        assert connection.inlet.buffer.size <= longest
         assert (
             connection.inlet._held is None
             or connection.inlet._held.size <= longest + 2 * RECV_BYTES

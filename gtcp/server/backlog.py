@@ -15,6 +15,8 @@ from typing import Any
 
 from gevent import get_hub
 
+from gtcp.protocol import count_lines
+
 #: Seconds of a round: as long timers, signals, and what has come meanwhile wait, and a handler.
 ROUND_SECONDS = 0.002
 
@@ -120,7 +122,7 @@ class Held:
     def put(self, lines: bytes, arrived: float) -> None:
         """Hold these too, which came at this time."""
         self._new.append((lines, arrived))
-        self._count(lines.count(b"\n"), len(lines))
+        self._count(count_lines(lines), len(lines))
 
     def take(self, least: int) -> tuple[bytes, float]:
         """Take the first lines that together have more than so many bytes, or all of one time.
@@ -134,7 +136,7 @@ class Held:
         if 0 < end < len(lines):
             chunks.appendleft((lines[end:], arrived))
             lines = lines[:end]
-        self._count(-lines.count(b"\n"), -len(lines))
+        self._count(-count_lines(lines), -len(lines))
         return lines, arrived
 
     def take_all(self) -> bytes:
@@ -152,7 +154,7 @@ class Held:
             chunks.clear()
             chunks.extend(each for each in held if each[0])
         left = b"".join(lines for lines, _arrived in (*self._chunks, *self._new))
-        self._count(left.count(b"\n") - self.requests, len(left) - self.size)
+        self._count(count_lines(left) - self.requests, len(left) - self.size)
 
     def wait_for_turn(self, sift: Callable[[bytes, float, int], bytes]) -> None:
         """Have them run when those before have had their turn.
@@ -183,12 +185,12 @@ class Held:
     def _sift(self, sift: Callable[[bytes, float, int], bytes]) -> None:
         new, self._new = self._new, deque()
         for lines, _arrived in new:
-            self._count(-lines.count(b"\n"), -len(lines))
+            self._count(-count_lines(lines), -len(lines))
         for lines, arrived in new:
             left = sift(lines, arrived, self.requests) if lines else lines
             if left or not lines:
                 self._chunks.append((left, arrived))
-                self._count(left.count(b"\n"), len(left))
+                self._count(count_lines(left), len(left))
 
     def _count(self, requests: int, size: int) -> None:
         self.requests += requests

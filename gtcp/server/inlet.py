@@ -107,7 +107,8 @@ class Inlet:
         lines = self.buffer.feed(data)
         if self.buffer.begun:
             self._owner.owes_the_rest()
-        if waits or self._held or len(lines) > self.piece:
+        several = len(lines) > self.piece and lines.find(b"\n") < len(lines) - 1
+        if waits or self._held or several:
             if lines:
                 self._put(lines, now)
             self.wait_for_turn() if waits else self.go_on()

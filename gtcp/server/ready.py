@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from gevent import get_hub
 
+from gtcp.protocol import count_lines
 from gtcp.server.backlog import ROUND_SECONDS
 from gtcp.sockets import READ, original
 
@@ -215,7 +216,7 @@ class Ready:
 
 
 def _count_lines(arrivals: list[Arrival]) -> int:
-    return sum(data.count(b"\n") for _connection, data in arrivals)
+    return sum(count_lines(data) for _connection, data in arrivals)
 
 
 class _Epoll(Ready):

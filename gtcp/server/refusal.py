@@ -7,7 +7,7 @@ from time import monotonic
 
 import msgspec
 
-from gtcp.protocol import LATE, OVERLOADED, OWN_CMDID, Failure, Head
+from gtcp.protocol import LATE, OVERLOADED, OWN_CMDID, Failure, Head, count_lines
 from gtcp.server.command import RETRY_AFTER
 from gtcp.server.table import Table
 
@@ -92,7 +92,7 @@ def refuse_late(
         The refusals, and the lines that are left.
     """
     now = monotonic()
-    if wait_of(ahead + lines.count(b"\n")) < SHORT_SECONDS:
+    if wait_of(ahead + count_lines(lines)) < SHORT_SECONDS:
         return [], lines
     refusals: list[Refusal] = []
     left: list[bytes] = []

@@ -124,6 +124,9 @@ class Table:
         Returns:
             The items, and whether all of them are requests.
         """
+        alone = self.read_one(data)  # without a copy, if it is a long one
+        if alone is not None:
+            return [alone], True
         items = self.read_plain(data)
         if items is not None:
             return items, True

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from gevent import spawn
 
-from gtcp.protocol import Batch, Request
+from gtcp.protocol import Batch, Request, count_lines
 from gtcp.server.outcome import checked
 from gtcp.server.table import Item
 
@@ -46,7 +46,7 @@ class Work(Batch, gc=False):
         lines = self.replies
         limit = self.peer.outlet.longest_reply
         data = b"\n".join(lines) + b"\n"
-        if data.count(b"\n") != len(lines) or len(data) > limit:
+        if count_lines(data) != len(lines) or len(data) > limit:
             requests = (each for each in self.items if isinstance(each, Request))
             wanted = (each for each in requests if not each.oneway)
             data = b"".join(
