@@ -18,7 +18,7 @@ from benchmarks import machine, parts, peers
 from benchmarks.bench import Options
 from benchmarks.chart import svg
 from benchmarks.publish import publish as publish_run
-from benchmarks.results import Part, Run, load
+from benchmarks.results import Part, Run
 from benchmarks.running import run_part
 from benchmarks.show import part_as_text
 
@@ -102,13 +102,13 @@ def publish(path: Path) -> None:
     if not path.exists():
         raise click.ClickException(f"{path}: no run of all parts yet: python -m benchmarks")
     try:
-        command = shlex.split(load(path).command)
-    except (OSError, msgspec.MsgspecError, ValueError) as exc:
+        written = publish_run(path)
+    except msgspec.MsgspecError as exc:
         raise click.ClickException(f"{path}: not a run that was saved: {exc}") from exc
-    if {"--quick", "--peer"} & {word.partition("=")[0] for word in command}:
-        raise click.ClickException(f"{path}: only a whole run is published: python -m benchmarks")
-    for written in publish_run(path):
-        click.echo(written)
+    except (OSError, ValueError) as exc:
+        raise click.ClickException(f"{path}: {exc}") from exc
+    for each in written:
+        click.echo(each)
 
 
 def measure(names: tuple[str, ...], options: Options) -> Run:

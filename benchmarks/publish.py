@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from benchmarks.chart import svg
@@ -18,8 +19,14 @@ def publish(source: Path, docs: Path = DOCS) -> list[Path]:
 
     Returns:
         list: what was written.
+
+    Raises:
+        ValueError: it is not a whole run, or the page has no marks; nothing was written.
+        msgspec.MsgspecError: it is no run.
     """
     run = load(source)
+    if {"--quick", "--peer"} & {word.partition("=")[0] for word in shlex.split(run.command)}:
+        raise ValueError("only a whole run is published: python -m benchmarks")
     page = docs / "performance.md"
     saved, chart = docs / "benchmarks.json", docs / "benchmarks.svg"
     page.write_text(with_figures(page.read_text(encoding="utf-8"), run), encoding="utf-8")

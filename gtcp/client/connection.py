@@ -23,7 +23,7 @@ from gevent import get_hub
 from gevent.exceptions import BlockingSwitchOutError
 from greenlet import getcurrent
 
-from gtcp.client.lone import LONGEST_AWAKE, BusyPoll, is_alone
+from gtcp.client.lone import TURN, BusyPoll, is_alone
 from gtcp.client.outbox import Outbox
 from gtcp.client.reply import Replies
 from gtcp.client.retry import ServerLeaving
@@ -61,11 +61,6 @@ NOT_LET_IN = frozenset({NOT_AUTHENTICATED, NOT_ALLOWED, OVERLOADED})
 
 #: Seconds after which an idle connection is looked at before it is used again.
 STALE_AFTER = 0.001
-
-#: Seconds that a call may wait outside the hub, and that calls may go on doing so one after
-#: another, before the event loop gets its turn: what does not show in its count (a signal, a
-#: callback from another thread, a timer that was told not to count) comes late by twice as much.
-TURN = LONGEST_AWAKE
 
 
 class Connection:

@@ -22,8 +22,10 @@ TRIES = 4
 #: Calls that sleep at once, at most, when it was for nothing again and again.
 MOST_ASLEEP = 256
 
-#: Seconds to stay awake for, at most: so long a call may wait without the event loop.
-LONGEST_AWAKE = RESOLUTION
+#: Seconds that a call may wait outside the hub, and that calls may go on doing so one after
+#: another, before the event loop gets its turn: what does not show in its count (a signal, a
+#: callback from another thread, a timer that was told not to count) comes late by twice as much.
+TURN = RESOLUTION
 
 #: Threads that wait at the same time, and may be awake.
 MOST_AWAKE = 2

@@ -204,7 +204,6 @@ class Connection:
         elif not data:
             self._half_closed = True
             self._read_no_further()
-            self._stop_calls(lambda request: request.id is not None)
             self.inlet.end(now)
         elif not self.leaving:
             self.inlet.receive(data, now, waits=waits)
@@ -276,10 +275,14 @@ class Connection:
         A gtcp client that goes has no use for replies any more. Others, which send no ids,
         may have piped their requests in (`nc -N`): those get a moment to finish.
         """
-        self._stop_calls(lambda request: request.id is not None)
+        self.callers_have_gone()
         if self.in_flight and self._timer is None:
             self._later(self._context.settings.half_close_grace, self._grace_is_over)
         self._wind_up()
+
+    def callers_have_gone(self) -> None:
+        """Nobody waits any more for calls in flight with an id: they are stopped."""
+        self._stop_calls(lambda request: request.id is not None)
 
     def _grace_is_over(self) -> None:
         if self.ordered:

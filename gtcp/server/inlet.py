@@ -122,6 +122,7 @@ class Inlet:
     def end(self, now: float) -> None:
         """Nothing more comes: what still waits, for long, is mostly for nobody."""
         if self._held:
+            self._owner.callers_have_gone()
             if self._held.wait(self._held.requests) > LONG_SECONDS:
                 self._held.keep(lambda lines: without_callers(self._table, lines))
             self._held.put(b"", now)
@@ -134,14 +135,14 @@ class Inlet:
         The rest has its turn after others.
         """
         until = monotonic() + STRETCH_SECONDS
-        while self._may_go_on():
-            if self._run_a_piece() >= until:
+        while self._held and self._owner.may_serve():
+            if self._run_a_piece(self._held) >= until:
                 break
         self.wait_for_turn()
 
     def wait_for_turn(self) -> None:
         """Have what is held run when those before have had their turn."""
-        if self._held and self._may_go_on():
+        if self._held and self._owner.may_serve():
             self._held.wait_for_turn(self._sift)
         self._owner.read_on_or_not()
         self._look_for_overflow()
@@ -166,13 +167,9 @@ class Inlet:
             self._held = Held(self._backlog, self._owner.have_turn)
         self._held.put(lines, now)
 
-    def _may_go_on(self) -> bool:
-        return bool(self._held) and self._owner.may_serve()
-
-    def _run_a_piece(self) -> float:
+    def _run_a_piece(self, held: Held) -> float:
         """Returns when that was done, monotonic seconds."""
-        assert self._held
-        lines, arrived = self._held.take(self.piece)
+        lines, arrived = held.take(self.piece)
         began = monotonic()
         if not lines:
             self._look_for_overflow()

@@ -170,8 +170,7 @@ class Table:
 
         Its cmdid may be unknown.
         """
-        short = len(line) <= self._short and line.isascii()  # as most are
-        if not short and not is_plain(line, (line,), self.max_depth):
+        if not (is_utf8(line) and depth_within(line, self.max_depth)):
             return None
         try:
             return _decode_head(line)

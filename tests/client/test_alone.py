@@ -16,7 +16,7 @@ import pytest
 from gevent.event import Event
 
 import gtcp
-from gtcp.client.connection import TURN
+from gtcp.client.lone import TURN
 from tests.client.fakes import Peer, answer, fake_server, outcome
 from tests.client.test_connection import is_error
 from tests.helpers import PATIENCE, process
