@@ -4,6 +4,7 @@ python -m benchmarks.child serve PEER PORT [VARIANT]    a server, until it is ki
 python -m benchmarks.child call PEER PORT               a caller, see drive.py
 python -m benchmarks.child hold PORT COUNT              connections that do nothing
 python -m benchmarks.child trickle PORT COUNT SECONDS   connections that never finish a line
+python -m benchmarks.child busy                         keeps the processor busy
 python -m benchmarks.child idle PORT                    what an idle client weighs
 """
 
@@ -14,7 +15,8 @@ from typing import NoReturn
 
 def main() -> None:
     what, *args = sys.argv[1:]
-    known = {"serve": serve, "call": call, "hold": hold, "trickle": trickle, "idle": idle}
+    known = {"serve": serve, "call": call, "hold": hold, "trickle": trickle}
+    known |= {"busy": busy, "idle": idle}
     known[what](*args)
 
 
@@ -60,6 +62,13 @@ def hold(port: str, count: str) -> NoReturn:
 def trickle(port: str, count: str, seconds: str) -> NoReturn:
     """Open connections that send a little now and then, and keep them."""
     importlib.import_module("benchmarks.trickle").trickle(int(port), int(count), int(seconds))
+
+
+def busy() -> NoReturn:
+    """Keep the processor busy until killed."""
+    print("ready", flush=True)
+    while True:
+        pass
 
 
 def idle(port: str) -> None:

@@ -16,6 +16,7 @@ from gtcp.secret import Key
 from gtcp.server.admission import Admission
 from gtcp.server.context import Context
 from gtcp.server.handshake import Entrant, Handshake
+from gtcp.server.in_flight import ServingGreenlet
 
 # What the handlers ran, of one input at a time: a table is costly to make.
 RAN: list[gtcp.Request[Any]] = []
@@ -48,7 +49,7 @@ class Stranger:
     def play(self) -> None:
         """Connect, send all, and see that nothing of it stays."""
         try:
-            self._admission.begin(self._theirs, "127.0.0.1:1")
+            ServingGreenlet(self._admission.serve, self._theirs, ("127.0.0.1", 1)).start()
             turn()
             self.introduce()
             for piece in self.given.pieces:
@@ -58,7 +59,7 @@ class Stranger:
             self.sock.close()
             for each in list(self.context.connections):
                 each.close()
-            self.context.runners.close()
+            self.context.close()
         answered = [json.loads(each) for each in bytes(self.received).split(b"\n")[:-1]]
         assert self.received.endswith(b"\n") or not self.received, "half a reply"
         assert all(isinstance(each, dict) for each in answered)

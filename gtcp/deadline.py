@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import gevent
 from gevent import get_hub
-from greenlet import getcurrent, greenlet
+from greenlet import getcurrent
 
 from gtcp.errors import CallTimeout
 
@@ -34,7 +34,7 @@ _UNSET = float("nan")
 _narrowed: contextvars.ContextVar[float | None] = contextvars.ContextVar("gtcp_deadline")
 
 
-class Carrier(greenlet):
+class Carrier:
     """A greenlet that runs requests; calls made in it inherit the running one's deadline."""
 
     __slots__ = ()

@@ -25,7 +25,7 @@ BAD_REQUEST = 400
 NOT_AUTHENTICATED = 401
 NOT_ALLOWED = 403
 NOT_FOUND = 404
-LATE = 408
+DEADLINE_EXCEEDED = 408
 TOO_LARGE = 413
 WRONG_PARAMS = 422
 OVERLOADED = 429
@@ -42,7 +42,7 @@ Seconds = Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)]
 
 
 class Origin(Protocol):
-    """What a request needs to know of the connection it came by."""
+    """The part of a connection that a request can see."""
 
     @property
     def address(self) -> str:
@@ -50,28 +50,27 @@ class Origin(Protocol):
 
     @property
     def peer(self) -> Peer:
-        """The peer, and who it is."""
+        """The peer, with its identities."""
+
+    def cancel(self, request_id: int | str | None) -> None:
+        """Cancel the request with this id, if it has not ended."""
+
+    def on_protocol_error(self, reply: Failure) -> None:
+        """End the connection, since the peer does not speak gtcp."""
 
 
-class Batch(msgspec.Struct, gc=False):
-    """What a request needs to know of where it came from.
-
-    It does not hold its requests, which hold it: a cycle for every wake-up would keep the
-    garbage collector busy.
+class Source(msgspec.Struct, gc=False):
+    """Where one request came from.
 
     Attributes:
-        peer: the connection.
-        data: the request's line with its newline; several lines in what a server reads.
-        arrived: when they came, monotonic seconds.
+        connection: the connection that it was read from.
+        line: its line as received; the newline is left out where several lines arrived together.
+        arrived: when it arrived, monotonic seconds; never later than the real arrival.
     """
 
-    peer: Origin
-    data: bytes
+    connection: Origin
+    line: bytes
     arrived: float
-
-    def line_of(self, request: Request[Any]) -> bytes:
-        """The line that this request was read from, without its line end."""
-        return self.data[:-1].removesuffix(b"\r")
 
 
 class Request(msgspec.Struct, Generic[T], kw_only=True):
@@ -101,36 +100,33 @@ class Request(msgspec.Struct, Generic[T], kw_only=True):
     meta: dict[str, str] = {}
     _sent: Seconds = msgspec.field(default=0, name="timestamp")
     # Not from the wire: the server overwrites whatever a peer may send under this key.
-    _batch: Any = msgspec.field(default=None, name="")
+    _source: Any = msgspec.field(default=None, name="")
 
     @property
     def timestamp(self) -> int:
         """When it was sent, Unix seconds; when it arrived if the caller did not say."""
         if not self._sent:
-            arrived: float = self._batch.arrived if self._batch is not None else monotonic()
+            arrived: float = self._source.arrived if self._source is not None else monotonic()
             self._sent = int(time() - (monotonic() - arrived))
         return self._sent
 
     @property
     def address(self) -> str:
         """The peer, ``host:port``; ``unix:`` for a unix socket."""
-        batch: Batch | None = self._batch
-        return batch.peer.address if batch is not None else ""
+        source: Source | None = self._source
+        return source.connection.address if source is not None else ""
 
     @property
     def peer(self) -> Peer:
         """Who sent it: address, and the identities that were proven when connecting."""
-        batch: Batch | None = self._batch
-        return batch.peer.peer if batch is not None else Peer("")
+        source: Source | None = self._source
+        return source.connection.peer if source is not None else Peer("")
 
     @property
     def raw_body(self) -> bytes:
-        """The line as it came, without its line end.
-
-        For the handler: a greenlet that outlives it may find it empty.
-        """
-        batch: Batch | None = self._batch
-        return batch.line_of(self) if batch is not None else b""
+        """The line as received, without its line end."""
+        source: Source | None = self._source
+        return source.line.removesuffix(b"\n").removesuffix(b"\r") if source is not None else b""
 
     rawBody = raw_body  # noqa: N815  tornado-TCP's name for it
 
@@ -139,7 +135,7 @@ class Request(msgspec.Struct, Generic[T], kw_only=True):
         """When the caller stops waiting, in monotonic seconds; None when it waits for ever."""
         if self.timeout is None:
             return None
-        arrived: float = self._batch.arrived if self._batch is not None else monotonic()
+        arrived: float = self._source.arrived if self._source is not None else monotonic()
         return arrived + self.timeout / 1000
 
     def remaining(self) -> float | None:
@@ -367,23 +363,18 @@ UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def encode_reply(reply: Success | Failure, max_bytes: int | None) -> bytes:
-    """One reply as its line, with the newline.
+    """Return one reply as its line, with the newline.
 
     Raises:
-        ValueError: when it is too long, or would be more than one line (a ``Raw`` can hold
-            a newline).
-        Exception: when the result is not JSON; it may hold objects whose code raises anything.
+        ValueError: it is too long, or would be more than one line (a ``Raw`` can hold a newline).
+        Exception: the result is not JSON; it may hold objects whose code raises anything.
     """
-    return as_line(encode(reply), max_bytes)
-
-
-def as_line(reply: bytes, max_bytes: int | None) -> bytes:
-    """An encoded reply with its newline; raises ValueError as ``encode_reply``."""
-    if reply.find(b"\n") >= 0:  # several times faster than `in`, which tries an int first
+    line = encode(reply)
+    if line.find(b"\n") >= 0:  # several times faster than `in`, which tries an int first
         raise ValueError("the encoded reply holds a newline")
-    if max_bytes is not None and len(reply) > max_bytes:
-        raise ValueError(f"the reply is {len(reply)} bytes long, at most {max_bytes} are allowed")
-    return reply + b"\n"
+    if max_bytes is not None and len(line) > max_bytes:
+        raise ValueError(f"the reply is {len(line)} bytes long, at most {max_bytes} are allowed")
+    return line + b"\n"
 
 
 def encode_request(request: Outgoing) -> bytes:

@@ -12,7 +12,7 @@ import struct
 import sys
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any
+from typing import Any, Protocol
 
 from gevent.socket import wait_read, wait_write
 
@@ -29,6 +29,35 @@ def original(module: str, name: str) -> Any:
     if monkey is None:
         return getattr(import_module(module), name)
     return monkey.get_original(module, name)
+
+
+class Stream(Protocol):
+    """A connected, non-blocking socket, or TLS on top of one (``gtcp.tls_socket``)."""
+
+    @property
+    def family(self) -> int:
+        """The address family."""
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+
+    def recv(self, count: int, /) -> bytes:
+        """Return what was received, at most ``count`` bytes of the socket; empty at the end."""
+
+    def send(self, data: bytes | memoryview, /) -> int:
+        """Send as much as the kernel takes; return how many bytes."""
+
+    def shutdown(self, how: int, /) -> None:
+        """End one direction or both."""
+
+    def getsockopt(self, *args: int) -> Any:
+        """Return a socket option."""
+
+    def setsockopt(self, level: int, option: int, value: Any, /) -> None:
+        """Set a socket option."""
+
+    def close(self) -> None:
+        """Close the descriptor."""
 
 
 System: type[socket.socket] = original("socket", "socket")
@@ -60,7 +89,7 @@ def adopt(fd: int) -> socket.socket:
     return sock
 
 
-def tune(sock: socket.socket, keepalive: float | None) -> None:
+def tune(sock: Any, keepalive: float | None) -> None:
     """Send small lines at once, and find out within ``keepalive`` seconds that a peer is dead.
 
     There is no TCP_USER_TIMEOUT: it also ends a connection to a peer that lives, but is too
@@ -101,6 +130,13 @@ def send_all(sock: Any, data: bytes) -> None:
             data = data[sock.send(data) :]
         except BlockingIOError:
             wait_write(sock.fileno())
+
+
+def has_unread(sock: Any) -> bool:
+    """Return whether the kernel holds data received, or the end of the stream."""
+    poller = new_poller()
+    poller.register(sock.fileno(), READ)  # POLLIN has the same value
+    return bool(poller.poll(0))
 
 
 def unheard(sock: Any) -> bool:

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gtcp.protocol import (
-    Batch,
     Failure,
     LineBuffer,
     Outgoing,
     Request,
+    Source,
     Success,
     count_lines,
     depth_within,
@@ -312,7 +312,7 @@ class Here:
 class TestRequest:
     def test_knows_where_it_came_from(self):
         request = Request(timeout=1500)
-        request._batch = Batch(Here(), b"line\r\n", 5.0)
+        request._source = Source(Here(), b"line\r\n", 5.0)
         assert request.raw_body == request.rawBody == b"line"
         assert request.deadline == 6.5
         assert request.remaining() == 0.0

@@ -16,6 +16,7 @@ from statistics import median
 from benchmarks.bench import Bench
 from benchmarks.contest import Contest, Figure, Figures
 from benchmarks.load import PLACE_FOR_ID, Answer, Shape, request_line
+from benchmarks.parts import disturbed
 from benchmarks.parts.server import hold
 from benchmarks.peers import bounded, gtcp_greenlets
 from benchmarks.peers.computing import turns_in
@@ -50,7 +51,7 @@ LINE = request_line(id=PLACE_FOR_ID, timeout=int(TIMEOUT * 1000))
 
 
 def contests(bench: Bench) -> list[Contest]:
-    return [overload(bench), beside(bench)]
+    return [overload(bench), beside(bench), disturbed.stability(bench), disturbed.in_time(bench)]
 
 
 # A load that is too much

@@ -29,7 +29,10 @@ def contests(bench: Bench) -> list[Contest]:
 
 def shapes(bench: Bench, ports: Ports) -> Contest:
     """Connections and pipelines, without ids and with."""
-    each = [Shape(64, 1), Shape(64, 16), Shape(bench.options.size(1000, 100), 1)]
+    each = [
+        Shape(8, 1), Shape(64, 1), Shape(64, 16), Shape(1, 64),
+        Shape(bench.options.size(1000, 100), 1),
+    ]  # fmt: skip
     columns = {f"{shape}{note}": shape for note in ("", WITH_ID) for shape in each}
 
     def measure(row: str, column: str, seconds: float) -> Figures:

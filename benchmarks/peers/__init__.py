@@ -19,7 +19,9 @@ from importlib.util import find_spec
 from types import ModuleType
 
 #: Servers of lines, which lineload can drive.
-LINE_SERVERS = ("gtcp_greenlets", "uvloop_floor", "gevent_floor", "tornado_structure")
+LINE_SERVERS = (
+    "gtcp_greenlets", "uvloop_floor", "watcher_floor", "gevent_floor", "tornado_structure",
+)  # fmt: skip
 
 #: Servers that come with a client.
 CALLED = (

@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import gtcp
 from fuzz.app import commands
 from fuzz.inputs import Input, seed
 from fuzz.watch import watched
-from gtcp.protocol import LineBuffer, Request
+from gtcp.protocol import Failure, LineBuffer, Request
 from gtcp.server.table import Item, Rejection
 
 DEPTH = 8
@@ -60,6 +61,22 @@ TOKENS = (
 )  # fmt: skip
 
 
+class Nowhere:
+    """The connection that lines of this target are from."""
+
+    address = ""
+    peer = gtcp.Peer("")
+
+    def cancel(self, request_id: int | str | None) -> None:
+        """Nothing is in flight here."""
+
+    def on_protocol_error(self, reply: Failure) -> None:
+        """There is nothing to close."""
+
+
+NOWHERE = Nowhere()
+
+
 def run(data: bytes) -> None:
     """Feed it in pieces; compare with the whole, and with every line by itself."""
     given = Input(data)
@@ -82,11 +99,10 @@ def run(data: bytes) -> None:
 
 def check(lines: bytes) -> None:
     """All lines at once must say what each says by itself."""
-    items, plain = TABLE.read(lines) if lines else ([], False)
+    items = TABLE.read(lines, NOWHERE, 0.0) if lines else []
     alone = list(TABLE._one_by_one(lines.split(b"\n")[:-1]))
     assert [said(each) for each in items] == [said(each) for each in alone]
-    assert not plain or all(isinstance(each, Request) for each in items)
-    request = TABLE.read_one(lines)
+    request = TABLE.read_one(lines, NOWHERE, 0.0)
     assert request is None or [said(request)] == [said(each) for each in items]
     for item, line in zip(items, lines.split(b"\n"), strict=False):
         if isinstance(item, Request):
@@ -97,7 +113,7 @@ def said(item: Item) -> Any:
     """An item as a value that can be compared."""
     if isinstance(item, Rejection):
         reply = item.reply
-        return (reply.code, reply.message, reply.data, item.id, item.fatal, item.reply_wanted)
+        return (reply.code, reply.message, reply.data, item.id, item.fatal, item.oneway)
     return (
         item.cmdid, item.params, item._sent, item.id, item.timeout, item.oneway, item.meta,
     )  # fmt: skip

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import socket
 from collections import Counter, defaultdict, deque
+from time import monotonic
 from typing import Any
 
 from gevent.event import Event
@@ -19,12 +20,14 @@ from fuzz.inputs import Input, seed
 from fuzz.targets.lines import BAD, REQUESTS, TOKENS
 from fuzz.targets.lines import SEEDS as LINES
 from fuzz.watch import turn, until, watched
-from gtcp.protocol import LATE, OVERLOADED, WRONG_PARAMS, LineBuffer, Request
-from gtcp.server.backlog import Held
+from gtcp.protocol import DEADLINE_EXCEEDED, OVERLOADED, WRONG_PARAMS, LineBuffer, Request
 from gtcp.server.connection import Connection
 from gtcp.server.context import Context
-from gtcp.server.inlet import OTHERS
-from gtcp.server.ready import RECV_BYTES
+from gtcp.server.in_flight import ServingGreenlet
+from gtcp.server.pending import MAX_QUEUED_BYTES
+from gtcp.server.reader import OTHER_PROTOCOLS
+from gtcp.server.receiving import RECV_LONG_BYTES
+from gtcp.server.scheduler import Scheduler
 from gtcp.server.table import Item, Rejection
 
 __all__ = ["SEEDS", "TOKENS", "run"]
@@ -64,10 +67,27 @@ VAGUE = {408, 429, 500}
 def run(data: bytes) -> None:
     """Play a peer that sends this."""
     given = Input(data)
-    if given.stream.startswith(tuple(beginning for beginning, _ in OTHERS)):
+    if given.stream.startswith(tuple(beginning for beginning, _ in OTHER_PROTOCOLS)):
         return  # what is said to other protocols depends on how the first bytes are cut
     with watched(given.stream):
         Peer(given).play()
+
+
+class BusyScheduler(Scheduler):
+    """A scheduler that always has run slow handlers: every request that arrives is queued."""
+
+    @property
+    def budget_ends(self) -> float:  # type: ignore[override]
+        """Long ago."""
+        return 0.0
+
+    @budget_ends.setter
+    def budget_ends(self, value: float) -> None:
+        pass
+
+    def over_budget(self, now: float) -> bool:
+        """It is."""
+        return True
 
 
 class Peer:
@@ -89,12 +109,16 @@ class Peer:
             access_log=self.has(ACCESS_LOG),
         )
         self.context = Context(TABLE, settings)
+        if self.has(OTHERS_WAIT):
+            self.context.scheduler.close()
+            self.context.scheduler = BusyScheduler()
         self.sock, theirs = socket.socketpair()
         for each in (self.sock, theirs):
             each.setblocking(False)
             if self.has(SLOW_READER):
                 each.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         self.connection = Connection(theirs, "peer:1", self.context)
+        ServingGreenlet(self.connection.run).start()
 
     def has(self, switch: int) -> bool:
         """Whether a switch is set."""
@@ -123,7 +147,8 @@ class Peer:
         finally:
             self.sock.close()
             self.connection.close()
-            self.context.runners.close()
+            self.context.close()
+            turn()
         if not self.has(HANGS_UP):
             self.compare()
 
@@ -145,16 +170,10 @@ class Peer:
                 self.hear()
 
     def let_others_wait(self) -> None:
-        """What is read in the next rounds joins them, and what has too little time is refused."""
-        backlog = self.context.runners.backlog
-        others = Held(backlog, lambda: others.take(0) and wait())
-
-        def wait() -> None:
-            others.wait_for_turn(lambda lines, _arrived, _ahead: lines)
-
-        others.put(b"\n\n\n", 0.0)
-        backlog.note(1000.0, 10)
-        wait()
+        """Have requests with little time refused: handlers are known to take long."""
+        now = monotonic()
+        for cmdid in self.context.table.commands:
+            self.context.durations._known[cmdid] = [1000.0, 10, now]
 
     def hear(self) -> None:
         """Read what there is."""
@@ -200,14 +219,12 @@ class Peer:
         waits = self.has(WAIT_LONG) and not GATE.is_set()
         assert not waits or queued < 4 or len(connection.ordered or ()) <= queued, "reads on"
         longest = self.context.settings.max_line_bytes or 0
-        assert connection.inlet.buffer.size <= longest
-        assert (
-            connection.inlet._held is None
-            or connection.inlet._held.size <= longest + 2 * RECV_BYTES
-        )
+        assert connection.reader.buffer.size <= longest
+        assert connection.pending.size <= longest + MAX_QUEUED_BYTES + RECV_LONG_BYTES
+        assert len(connection.pending) <= MAX_QUEUED_BYTES + RECV_LONG_BYTES
         assert len(connection.ordered or ()) <= 4 + 4096
         assert len(connection.in_flight) <= 4
-        assert self.context.runners.in_flight == connection.in_flight
+        assert set(self.context.in_flight) == connection.in_flight
 
     def compare(self) -> None:
         """Compare the replies with what the lines by themselves ask for."""
@@ -257,7 +274,7 @@ def is_own(item: Item) -> bool:
 
 def wants_reply(item: Item) -> bool:
     """Whether it gets a reply line."""
-    return item.reply_wanted if isinstance(item, Rejection) else not item.oneway
+    return is_fatal(item) or not item.oneway
 
 
 def tells_it_ran(reply: dict[str, Any]) -> bool:
@@ -289,7 +306,7 @@ def fits(item: Item, reply: dict[str, Any]) -> bool:
     """Whether this may be the reply to that."""
     code = reply["code"]
     if isinstance(item, Rejection):
-        if code in (OVERLOADED, LATE):  # said before params are decoded
+        if code in (OVERLOADED, DEADLINE_EXCEEDED):  # said before params are decoded
             return item.reply.code in (OVERLOADED, WRONG_PARAMS)
         return bool(code == item.reply.code and reply["message"] == item.reply.message)
     if code == 429 or code == 408:

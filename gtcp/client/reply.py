@@ -11,7 +11,7 @@ import msgspec
 
 from gtcp.errors import RemoteError, RemoteTimeout
 from gtcp.protocol import (
-    LATE,
+    DEADLINE_EXCEEDED,
     UNREADABLE,
     LineBuffer,
     Reply,
@@ -79,7 +79,7 @@ def read_reply(line: bytes) -> Reply:
 
 def error_of(reply: Reply) -> RemoteError:
     """The exception for a reply whose code is not 0."""
-    kind = RemoteTimeout if reply.code == LATE else RemoteError
+    kind = RemoteTimeout if reply.code == DEADLINE_EXCEEDED else RemoteError
     return kind(reply.code, reply.message, reply.data)
 
 

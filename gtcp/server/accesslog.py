@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import logging
 from time import monotonic
-from typing import Any
 
 from gevent import spawn
 
-from gtcp.protocol import Failure, Request, Success
+from gtcp.protocol import Failure, Success
 from gtcp.server.logger import ACCESS, Console
+from gtcp.server.table import Item
 
 #: Lines that wait to be written; what comes on top while a log handler is stuck is counted.
 MAX_WAITING = 10_000
@@ -35,24 +35,19 @@ class AccessLog:
         self._left_out = 0
         self._due = False
 
-    def note(
-        self,
-        request: Request[Any],
-        reply: Success | Failure,
-        started: float,
-        received: int,
-        sent: int,
-    ) -> None:
-        """A request has been answered.
+    def note(self, request: Item, reply: Success | Failure, sent: int) -> None:
+        """Note a request that was answered; its time counts from its arrival.
 
         Args:
-            started: when it came, or its turn after others; monotonic seconds.
-            received: bytes of its line.
             sent: bytes of its reply's line, 0 when it got none.
         """
+        if request.cmdid is None:  # not a request
+            return
+        source = request._source
         code = 0 if isinstance(reply, Success) else reply.code
-        taken = (monotonic() - started) * 1000
-        self._add((request._batch.peer.address, request.cmdid, code, taken, received, sent))
+        taken = (monotonic() - source.arrived) * 1000
+        received = len(source.line) + (source.line[-1:] != b"\n")
+        self._add((source.connection.address, request.cmdid, code, taken, received, sent))
 
     def note_refused(self, address: str, cmdid: int, code: int, received: int, sent: int) -> None:
         """A request has been refused before anything was run; for the rest as ``note``."""

@@ -1,176 +1,165 @@
-"""From accept to connection, where a peer has to show who it is first.
+"""From an accepted socket to a connection that is served: limits, handshake, identity.
 
-Without anything to be checked there is no admission: a socket becomes a connection at once.
-With it, one that has to say something gets a short greenlet, with a time limit and counted
-among the connections, so that strangers who say nothing cost little and not for long.
+All of it runs in the greenlet that owns the connection, and all that waits has one timeout.
 """
 
 from __future__ import annotations
 
-import logging
 import socket
 from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
 import gevent
-from gevent import get_hub
-from greenlet import getcurrent
+from gevent import getcurrent
 
-from gtcp.address import host_of
-from gtcp.protocol import OVERLOADED
-from gtcp.server.connection import MAX_IDENTITY_CHARS, Connection
+from gtcp.address import host_of, of_peer
+from gtcp.protocol import OVERLOADED, Failure
+from gtcp.server.background_log import log_bug
+from gtcp.server.closing import MAX_IDENTITY_CHARS
+from gtcp.server.connection import Connection
 from gtcp.server.context import Context
 from gtcp.server.handshake import Entrant, Handshake, Refused
-from gtcp.server.logger import SERVER, escape
-from gtcp.server.runner import report
-from gtcp.server.table import Rejection
+from gtcp.server.logger import escape
 from gtcp.sockets import close_quietly, tune
 
-log = logging.getLogger(SERVER)
+#: Seconds between two looks at the handshakes that a drain waits for.
+POLL_SECONDS = 0.01
 
 
 class Admission:
-    """Lets new connections in, or tells them why not. Lives in the hub of the server's thread.
+    """Lets new connections in, or tells their peers why not. Belongs to the server's hub.
 
     Args:
-        context: where those let in are counted and served.
-        handshake: asked for each time, so that a reload holds for those who come after it.
+        context: where connections are counted.
+        handshake: returns the current handshake: a reload replaces it for later connections.
     """
 
     def __init__(self, context: Context, handshake: Callable[[], Handshake]) -> None:
         self._context = context
         self._handshake = handshake
-        # Who is on the way, and the host that it is counted for.
-        self._entering: dict[Any, tuple[Entrant, str | None]] = {}
-        self._ended = False
+        self._entering: dict[Any, Entrant] = {}  # greenlet -> the peer in its handshake
 
-    def begin(self, sock: socket.socket, address: str) -> None:
-        """Take a socket that was just accepted; called in the hub, does not wait."""
-        context, handshake = self._context, self._handshake()
-        entrant = Entrant(sock, address)
-        proxy = handshake.is_proxy(entrant)
-        host = None if proxy else host_of(address)  # from a proxy comes all the world
-        busy = context.too_many(host or "")
+    def serve(self, sock: socket.socket, name: Any) -> None:
+        """Admit a connection and serve it until it ends; called in a greenlet of its own.
+
+        Args:
+            sock: accepted, non-blocking; closed at the end.
+            name: the peer's name, as ``accept`` returns it.
+        """
+        entrant = Entrant(sock, of_peer(name))
         try:
-            tune(sock, context.settings.keepalive)
-            if busy:
-                raise Refused(OVERLOADED, busy)
-            if not proxy:
-                handshake.check_network(entrant)
-            if not handshake.waits(entrant):
-                handshake.check_identity(entrant)
-                self._open(entrant)
-                return
+            connection = self._admit(entrant)
         except Refused as exc:
-            # Where TLS is spoken, words without it would not be understood.
-            self._refuse(entrant, exc, silently=handshake.tls is not None)
-        except OSError:  # it was reset before it was accepted
-            close_quietly(sock)
-        else:
-            self._wait_for(entrant, handshake, host)
-
-    def finish(self, seconds: float) -> None:
-        """Let no more in: those who are about to come have a moment to do so."""
-        gevent.joinall(list(self._entering), timeout=seconds)
-        gevent.sleep(0)  # the last ones become connections
-        self._ended = True
-        late = list(self._entering.items())
-        gevent.killall([greenlet for greenlet, _ in late])
-        for _, (entrant, _host) in late:
-            close_quietly(entrant.sock)
-
-    def abandon(self) -> None:
-        """In a forked child: close the copies of those who are about to come."""
-        self._ended = True
-        gevent.killall(list(self._entering), block=False)
-
-    def _wait_for(self, entrant: Entrant, handshake: Handshake, host: str | None) -> None:
-        greenlet = gevent.Greenlet(self._run, entrant, handshake)
-        self._entering[greenlet] = entrant, host
-        self._context.entering += 1
-        if host is not None:
-            self._context.hosts[host] += 1
-        greenlet.rawlink(self._left)
-        greenlet.start()
-
-    def _left(self, greenlet: Any) -> None:
-        if greenlet in self._entering:
-            _, host = self._entering.pop(greenlet)
-            self._context.entering -= 1
-            if host is not None:
-                self._context.one_less_of(host)
-
-    def _run(self, entrant: Entrant, handshake: Handshake) -> None:
-        seconds = self._context.settings.handshake_timeout
-        timer = gevent.Timeout.start_new(seconds)
-        why = f"no end of the handshake within {seconds:g} s"
-        try:
-            handshake.run(entrant)
-            handshake.check_identity(entrant)
-        except Refused as exc:
-            self._later(self._refuse, entrant, exc)
-        except gevent.Timeout as fired:
-            close_quietly(entrant.sock)
-            if fired is not timer:
-                raise
-            self._context.strangers.warning("%s: %s; closing", entrant.address, why)
+            connection = self._refuse(entrant, exc)
         except OSError as exc:
-            close_quietly(entrant.sock)
-            why = exc.strerror or str(exc)
-            self._context.strangers.warning("%s: %s; closing", entrant.address, why)
-        except Exception:  # ours to mend; this connection is lost, the others go on
-            close_quietly(entrant.sock)
-            report(entrant.address)
+            self._log_end(entrant, exc.strerror or str(exc))
+            connection = None
+        except Exception:  # a bug in gtcp; this connection is lost, the others go on
+            log_bug(entrant.address)
+            connection = None
         except BaseException:  # the server stops
             close_quietly(entrant.sock)
             raise
+        received = entrant.received
+        if connection is None:
+            close_quietly(entrant.sock)
         else:
-            self._later(self._open, entrant)
+            del entrant  # it would live as long as the connection
+            connection.run(received)
+
+    def finish(self, seconds: float) -> None:
+        """End the handshakes that are not over within this time; what was admitted stays."""
+        gevent.sleep(0)  # connections that were just accepted begin theirs
+        until = monotonic() + seconds
+        while self._entering and monotonic() < until:
+            gevent.sleep(POLL_SECONDS)
+        gevent.killall(list(self._entering))
+
+    def abandon(self) -> None:
+        """Close the copies of the sockets in a forked child."""
+        for entrant in self._entering.values():
+            close_quietly(entrant.sock)
+
+    def _admit(self, entrant: Entrant) -> Connection | None:
+        """Return the connection when its peer may connect; None when it has gone.
+
+        Raises:
+            Refused: the peer may not connect.
+            OSError: the connection broke, or the handshake failed.
+        """
+        context, handshake = self._context, self._handshake()
+        proxied = handshake.is_proxy(entrant)
+        host = None if proxied else host_of(entrant.address)  # a proxy connects for everybody
+        try:
+            tune(entrant.sock, context.settings.keepalive)
+        except OSError:  # it was reset before it was accepted
+            return None
+        try:
+            if reason := context.too_many(host or ""):
+                raise Refused(OVERLOADED, reason)
+            if not proxied:
+                handshake.check_network(entrant)
+        except Refused as exc:
+            silently = handshake.tls is not None  # a line without TLS would not be understood
+            raise Refused(*exc.args, silently) from None
+        if handshake.waits(entrant):
+            self._run_handshake(handshake, entrant, host)
+        handshake.check_identity(entrant)
+        connection = Connection(entrant.sock, entrant.address, context, entrant.peer())
+        limit = context.settings.max_connections_per_address
+        if limit is not None and context.hosts[host_of(entrant.address)] > limit:
+            connection.refuse(Failure(OVERLOADED, "too many connections from this address"))
+        return connection
+
+    def _run_handshake(self, handshake: Handshake, entrant: Entrant, host: str | None) -> None:
+        """Take the steps of the handshake that wait for the peer, within a time limit.
+
+        Meanwhile the peer is counted as a connection: one that says nothing costs little, and not
+        for long.
+        """
+        context, me = self._context, getcurrent()
+        seconds = context.settings.handshake_timeout
+        timer = gevent.Timeout.start_new(seconds)
+        self._entering[me] = entrant
+        context.entering += 1
+        if host is not None:
+            context.hosts[host] += 1
+        try:
+            handshake.run(entrant)
+        except gevent.Timeout as fired:
+            if fired is not timer:
+                raise
+            raise TimeoutError(f"the handshake did not end within {seconds:g} s") from None
         finally:
             timer.close()
-            self._left(getcurrent())
+            del self._entering[me]
+            context.entering -= 1
+            if host is not None:
+                context.one_less_of(host)
 
-    def _later(self, function: Callable[..., None], *args: object) -> None:
-        """In the hub, where connections live."""
-        get_hub().loop.run_callback(function, *args)
-
-    def _open(self, entrant: Entrant) -> None:
-        if self._ended:
-            close_quietly(entrant.sock)
-            return
+    def _refuse(self, entrant: Entrant, refused: Refused) -> Connection | None:
+        """Return a connection that tells the peer why, then closes; None if it can't be told."""
+        code, message, *silently = refused.args
+        self._log_end(entrant, message)
+        if any(silently):
+            return None
         try:
-            peer = entrant.peer()
-            connection = Connection(entrant.sock, entrant.address, self._context, peer)
-        except OSError:  # it was reset meanwhile
-            close_quietly(entrant.sock)
-            return
-        limit = self._context.settings.max_connections_per_address
-        if limit is not None and self._context.hosts[host_of(entrant.address)] > limit:
-            busy = "too many connections from this address"
-            connection.reject(Rejection(OVERLOADED, busy))
-        elif entrant.received:
-            connection.take(entrant.received, monotonic())
+            connection = Connection(entrant.sock, entrant.address, self._context, entrant.peer())
+        except OSError:  # it has gone
+            return None
+        connection.refuse(Failure(code, message))
+        return connection
 
-    def _refuse(self, entrant: Entrant, refused: Refused, silently: bool = False) -> None:
-        code, message = refused.args
-        self._context.strangers.warning("%s: %s; closing", _who(entrant), message)
-        try:
-            if silently or self._ended:
-                close_quietly(entrant.sock)
-            else:
-                peer = entrant.peer()
-                connection = Connection(entrant.sock, entrant.address, self._context, peer)
-                connection.reject(Rejection(code, message), logged=True)
-        except OSError:
-            close_quietly(entrant.sock)
+    def _log_end(self, entrant: Entrant, why: str) -> None:
+        self._context.rate_limited_log.warning("%s: %s; closing", _name_of(entrant), why)
 
 
-def _who(entrant: Entrant) -> str:
-    """Its address, and what it has proven to be, for the log."""
+def _name_of(entrant: Entrant) -> str:
+    """Return a peer's address, and the identities that it has proven, for the log."""
     try:
         identities = entrant.peer().identities
-    except OSError:  # it is gone
+    except OSError:  # it has gone
         identities = ()
     if not identities:
         return entrant.address

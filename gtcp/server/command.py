@@ -6,6 +6,7 @@ what refuses some of its requests is put around the handler.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
 import types
@@ -94,6 +95,7 @@ class Command:
         self.name: str = getattr(target, "__name__", type(target).__name__)
         self.doc = inspect.getdoc(target) or ""
         self.call: Handler = _instance_method(target) if isinstance(target, type) else target
+        _refuse_unsupported(self.call, self.name)
         self.run_to_end = run_to_end
         own = getattr(target, "logger", None)
         self.logger: AnyLogger = logger or own or logging.getLogger(SERVER)
@@ -160,7 +162,7 @@ def _restricted(command: Command, handler: Handler) -> Handler:
     """The handler, which refuses peers that may not call it."""
 
     def run(request: Request[Any]) -> Any:
-        if not request._batch.peer.admits(command):
+        if not request._source.connection.admits(command):
             raise Refused(NOT_ALLOWED, "not allowed to call this command")
         return handler(request)
 
@@ -173,6 +175,18 @@ def _instance_method(cls: type) -> Handler:
     if cls.process is BaseHandler.process:
         raise NotImplementedError(f"{cls.__name__} does not override process(self, request)")
     return cls().process
+
+
+def _refuse_unsupported(function: Callable[..., Any], name: str) -> None:
+    """Raise TypeError for a handler whose call would return before it has run."""
+    plain = inspect.isroutine(function) or isinstance(function, functools.partial)
+    code = function if plain else type(function).__call__
+    if inspect.iscoroutinefunction(code) or inspect.isasyncgenfunction(code):
+        raise TypeError(
+            f"{name} is an async function: a handler is a plain function, which blocks as it likes"
+        )
+    if inspect.isgeneratorfunction(code):
+        raise TypeError(f"{name} is a generator function: a handler returns its whole result")
 
 
 def _annotations(function: Callable[..., Any], name: str) -> tuple[Any, Any]:

@@ -1,64 +1,93 @@
-"""What the connections of a server share, and who of them is counted where."""
+"""State shared by the connections of one server."""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Collection, Iterator
 from math import inf
-from typing import TYPE_CHECKING
+from typing import Any
 
 from gtcp.address import host_of
 from gtcp.server.accesslog import AccessLog
+from gtcp.server.background_log import RateLimitedLog
+from gtcp.server.in_flight import InFlight
 from gtcp.server.logger import SERVER
-from gtcp.server.runners import Runners
+from gtcp.server.overload import Durations
+from gtcp.server.scheduler import Scheduler
 from gtcp.server.settings import Settings
 from gtcp.server.table import Table
-from gtcp.server.throttled import Throttled
-
-if TYPE_CHECKING:
-    from gtcp.server.connection import Connection
 
 log = logging.getLogger(SERVER)
 
 
+class Connections(Collection[Any]):
+    """A live view of a server's open connections."""
+
+    def __init__(self, connections: set[Any]) -> None:
+        self._connections = connections
+
+    def __contains__(self, connection: object) -> bool:
+        return connection in self._connections
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(list(self._connections))
+
+    def __len__(self) -> int:
+        return len(self._connections)
+
+
 class Context:
-    """Commands, settings, runners, and the connections themselves. Belongs to one hub.
+    """Commands, settings, scheduler and counters. Belongs to the hub that it is created in.
 
     Attributes:
-        strangers: where it is logged what peers did that they should not.
-        owing: the connections whose peer has begun a line, or takes no replies.
-        hosts: open connections by peer host.
-        entering: sockets that have not shown yet who they are.
-        handled_before: requests taken by connections that are closed.
+        rate_limited_log: for lines that peers can cause at will.
+        connections: the open connections.
+        watched: connections whose peer has to finish a line or to take replies in time.
+        hosts: open connections by the host of the peer.
+        entering: connections that have not passed the handshake.
+        draining: whether the server stops: new connections get a goodbye and are closed.
+        stopped: whether the drain is over: what still runs is killed.
+        handled_before: requests of connections that are closed.
     """
 
     def __init__(self, table: Table, settings: Settings) -> None:
         self.table = table
         self.settings = settings
-        self.runners = Runners(
-            table,
-            settings.max_in_flight,
-            settings.max_in_flight_per_connection,
-            access=AccessLog() if settings.access_log else None,
-        )
-        self.strangers = Throttled(log)
-        self.connections: set[Connection] = set()
-        self.owing: set[Connection] = set()
+        self.scheduler = Scheduler()
+        self.durations = Durations()
+        self.in_flight = InFlight(settings.max_in_flight, settings.max_in_flight_per_connection)
+        self.access = AccessLog() if settings.access_log else None
+        self.rate_limited_log = RateLimitedLog(log)
+        self.connections: set[Any] = set()
+        self.watched: set[Any] = set()
         self.hosts: Counter[str] = Counter()
+        self.max_reply_bytes = settings.max_reply_bytes
         limit = settings.max_connections
         self.max_connections = inf if limit is None else limit
         self.entering = 0
+        self.draining = self.stopped = False
         self.handled_before = 0
 
     @property
     def handled(self) -> int:
-        """Requests taken so far."""
-        return self.handled_before + sum(each.handled for each in self.connections)
+        """Requests received so far."""
+        return self.handled_before + sum(int(each.handled) for each in self.connections)
 
-    def gone(self, connection: Connection) -> None:
-        """Count a connection out that has closed."""
+    @property
+    def busy(self) -> bool:
+        """Whether a connection is open or a handler is blocked."""
+        return bool(self.connections or self.in_flight)
+
+    def opened(self, connection: Any) -> None:
+        """Count a connection that has passed the handshake."""
+        self.connections.add(connection)
+        self.hosts[host_of(connection.address)] += 1
+
+    def closed(self, connection: Any) -> None:
+        """Count a connection out."""
         self.connections.discard(connection)
-        self.owing.discard(connection)
+        self.watched.discard(connection)
         self.handled_before += connection.handled
         self.one_less_of(host_of(connection.address))
 
@@ -69,7 +98,7 @@ class Context:
             del self.hosts[host]
 
     def too_many(self, host: str) -> str:
-        """Why a further connection of this host would be one too many; empty if it is not."""
+        """Return why another connection of this host exceeds a limit; empty if it does not."""
         if len(self.connections) + self.entering >= self.max_connections:
             return "too many connections"
         limit = self.settings.max_connections_per_address
@@ -77,7 +106,15 @@ class Context:
             return "too many connections from this address"
         return ""
 
-    @property
-    def busy(self) -> bool:
-        """Whether a connection is open or a handler runs."""
-        return bool(self.connections or self.runners.in_flight)
+    def close(self) -> None:
+        """Stop the timers and watchers."""
+        self.stopped = True
+        self.in_flight.close()
+        self.scheduler.close()
+        if self.access is not None:
+            self.access.write()
+
+    def abandon(self) -> None:
+        """Stop the timers and watchers in a forked child, where nothing may run."""
+        self.in_flight.close()
+        self.scheduler.abandon()

@@ -7,7 +7,7 @@ from time import monotonic
 from typing import Any, TypeVar
 
 from gtcp.identity import Peer
-from gtcp.protocol import OWN_CMDID, Batch, Failure, Request, Success
+from gtcp.protocol import OWN_CMDID, Failure
 from gtcp.server.command import AnyLogger, BaseHandler, Command
 from gtcp.server.outcome import encode_safely, run
 from gtcp.server.table import Rejection, Table
@@ -62,6 +62,7 @@ class Commands:
         """
         if isinstance(cmdid, bool) or not isinstance(cmdid, int):
             raise TypeError(f"a cmdid is an int, got {cmdid!r}")
+        cmdid = int(cmdid)  # an IntEnum's member
         if cmdid == OWN_CMDID:
             raise ValueError("cmdid 0 is gtcp's own")
         if not 0 < cmdid < 2**63:
@@ -105,17 +106,11 @@ class Commands:
             The reply line with its newline; empty for a oneway request.
         """
         table = Table(list(self))
-        batch = Batch(_NOWHERE, line.rstrip(b"\r\n") + b"\n", monotonic())
-        item = table.read(batch.data)[0][0]
+        item = table.read(line.rstrip(b"\r\n") + b"\n", _NOWHERE, monotonic())[0]
         if isinstance(item, Rejection):
-            reply: Success | Failure = item.reply
-            wanted = item.reply_wanted
-        else:
-            item._batch = batch
-            reply = run(item)
-            wanted = not item.oneway
-        request = item if isinstance(item, Request) else None
-        return encode_safely(reply, request, None) if wanted else b""
+            return encode_safely(item.reply, None, None) if item.fatal or not item.oneway else b""
+        reply = run(item)
+        return b"" if item.oneway else encode_safely(reply, item, None)
 
     def _add(self, command: Command) -> None:
         if self._fixed:
@@ -138,6 +133,9 @@ class _Nowhere:
 
     def cancel(self, request_id: int | str | None) -> None:
         """Nothing is ever in flight here."""
+
+    def on_protocol_error(self, reply: Failure) -> None:
+        """There is nothing to close."""
 
 
 _NOWHERE = _Nowhere()

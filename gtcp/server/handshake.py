@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     import ssl
 
     from gtcp.server.settings import Settings
-    from gtcp.tls_socket import TlsSocket
 
 RECV_BYTES = 65536
 
@@ -66,7 +65,7 @@ class Entrant:
     __slots__ = ("address", "names", "received", "sock")
 
     def __init__(self, sock: socket.socket, address: str) -> None:
-        self.sock: socket.socket | TlsSocket = sock
+        self.sock: Any = sock  # a socket, or TLS on top of one
         self.address = address
         self.names: tuple[str, ...] = ()
         self.received = b""
@@ -74,7 +73,7 @@ class Entrant:
     @property
     def is_unix(self) -> bool:
         """Whether it came by a unix socket."""
-        return self.sock.family == socket.AF_UNIX
+        return bool(self.sock.family == socket.AF_UNIX)
 
     def peer(self) -> Peer:
         """Who it is, as far as it is proven."""

@@ -1,4 +1,4 @@
-"""A listening socket: accepts connections in the hub and hands them over."""
+"""Listening sockets, and gevent's ``StreamServer`` on top of one."""
 
 from __future__ import annotations
 
@@ -11,25 +11,28 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
-from gevent import get_hub, spawn
+from gevent import spawn
+from gevent.pool import Pool
+from gevent.server import StreamServer
 
 from gtcp.address import Address, of_peer
 from gtcp.server.logger import SERVER
 from gtcp.server.socket_file import SocketFile, file_id
-from gtcp.sockets import READ, System, adopt, close_quietly, encoded
+from gtcp.sockets import System, adopt, close_quietly, encoded
 
 log = logging.getLogger(SERVER)
 
-Accepted = Callable[[socket.socket, Any], None]
+# The stubs leave out what a subclass may override.
+_StreamServer: Any = StreamServer
 
-#: Seconds to wait before trying again, when accept() fails: most often there are no descriptors.
+#: Seconds to pause when accept() fails.
 PAUSE = 0.5
 
-#: Connections accepted per wake-up, where nobody else accepts.
-AT_ONCE = 100
+#: Connections accepted per wake-up where no other process accepts: gevent's own number.
+AT_ONCE = StreamServer.max_accept
 
-#: Seconds between two connections that a process accepts from a shared socket; after so many
-#: that came no further apart, it takes more at a time.
+#: Seconds between two connections that a process accepts from a shared socket. After BURST
+#: connections with no more than BURST_SECONDS between them, it accepts more at a time.
 TURN = 0.001
 BURST = 64
 BURST_SECONDS = 0.05
@@ -122,79 +125,87 @@ def _tcp(address: Address) -> socket.socket:
     return sock
 
 
-class Listener:
-    """Accepts connections from one listening socket. Belongs to one hub.
+class Listener(_StreamServer):  # type: ignore[misc]
+    """gevent's server of one address. It differs where gtcp needs it to:
+
+    - connections are plain non-blocking sockets, which are cheaper than gevent's;
+    - where several processes accept from one socket, each takes one connection at a time, so that
+      each gets its share;
+    - when ``accept`` fails, most often for want of file descriptors, one line is logged and
+      accepting pauses;
+    - connections in the accept queue are taken in before the socket is closed, which would reset
+      them: their clients could not tell whether what they sent has run;
+    - the file of a unix socket is removed, unless another server has replaced it.
+
+    Belongs to the hub that it is created in.
 
     Args:
-        sock: listening; whoever made it closes it, unless ``close`` is called.
-        accepted: gets every new socket, non-blocking, and its address; must not block.
-        shared: whether other processes accept from it too, and are to get their share.
+        sock: a listening socket.
+        serve: serves a connection, given its socket and its peer's name; called in a greenlet.
+        greenlets: where those greenlets are spawned.
+        refuse: whether connections are closed without a word, since there are far too many.
+        shared: whether other processes accept from the socket too. It is then the caller's: only
+            ``leave`` may be called.
     """
 
-    def __init__(self, sock: socket.socket, accepted: Accepted, *, shared: bool = False) -> None:
-        self._sock = sock
-        self._accepted = accepted
+    def __init__(
+        self,
+        sock: socket.socket,
+        serve: Callable[[socket.socket, Any], None],
+        greenlets: Pool,
+        refuse: Callable[[], bool],
+        *,
+        shared: bool = False,
+    ) -> None:
+        super().__init__(sock, serve, spawn=greenlets)
+        self._refuse = refuse
         self._shared = shared
+        self._more = False  # whether the last look at the accept queue did not empty it
         self._burst = 0  # connections accepted one shortly after another
         self._last = 0.0
-        self._file_id = file_id(self.address.path)
-        loop = get_hub().loop
-        self._watcher = loop.io(sock.fileno(), READ)
-        self._timer = loop.timer(PAUSE)
-        self._watcher.start(self._acceptable)
+        self.bound_address = _address_of(sock)
+        self._file_id = file_id(self.bound_address.path)
 
-    @property
-    def address(self) -> Address:
-        """Where it listens: the real port when 0 was asked for."""
-        name = self._sock.getsockname()
-        if isinstance(name, tuple):
-            return Address(name[0], name[1])
-        return Address(path=os.fsdecode(name))
+    def do_read(self) -> tuple[socket.socket, Any] | None:
+        """Accept one connection; None when there is none, or when accepting fails."""
+        self._more = False
+        try:
+            # `accept` would return a gevent socket where the module is patched.
+            fd, name = self.socket._accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return None
+        except OSError as exc:
+            # accept(2) has no lasting error: a firewall's EPERM, or what the network did, is about
+            # one connection, and descriptors become free.
+            spawn(log.error, "can't accept connections for now: %s", exc.strerror)
+            self._pause(PAUSE)
+            return None
+        self._more = True
+        return adopt(fd), name
 
-    def stop(self) -> None:
-        """Accept no more; what waits in the queue is left to others on the same socket.
+    def do_handle(self, sock: socket.socket, name: Any) -> None:
+        """Spawn a greenlet that serves the connection."""
+        if self._refuse():
+            sock.close()
+        else:
+            super().do_handle(sock, name)
 
-        Except for what waits because this one held back: there may be no others, and closing
-        the socket would reset it.
-        """
-        if self._shared and monotonic() - self._last < BURST_SECONDS:
-            self._accept(AT_ONCE)
-        self._stop_watching()
+    def do_close(self, sock: socket.socket, name: Any) -> None:
+        """Close a connection that its greenlet has left open."""
+        close_quietly(sock)
 
-    def abandon(self) -> None:
-        """In a forked child: accept nothing, and close the copy of the descriptor."""
-        self._stop_watching()
-        close_quietly(self._sock)
-
-    def _stop_watching(self) -> None:
-        for watcher in (self._watcher, self._timer):
-            watcher.stop()
-            watcher.close()
-
-    def close(self) -> None:
-        """Take in what waits in the queue already, then close the socket.
-
-        Closing would reset those connections, and their clients could not tell whether what
-        they sent has run.
-        """
-        while self._accept_one():
-            pass
-        self.stop()
-        path = self.address.path
-        self._sock.close()
-        if path and file_id(path) == self._file_id:  # another server may have replaced it
-            os.unlink(path)
-
-    def _acceptable(self) -> None:
-        more = self._accept(self._share() if self._shared else AT_ONCE)
-        if self._shared and more:
-            # The longer the more it has: so who was late catches up.
+    def _do_read(self) -> None:
+        if self._shared:
+            self.max_accept = self._share()
+        super()._do_read()
+        if self._shared and self._more:
+            # The longer, the more it has: so a process that started late catches up.
             self._pause(TURN * (1 + min(self._burst, BURST) / 16))
 
     def _share(self) -> int:
-        """How many to accept before the others get a turn: one, and more when it never ends.
+        """Return how many connections to accept now: one, and more when they do not end.
 
-        Whoever wakes first would take all of a burst, and keep them for as long as their
+        The process that wakes up first would take all of a burst, and keep it for as long as the
         clients live.
         """
         now = monotonic()
@@ -202,33 +213,43 @@ class Listener:
         self._last = now
         return 1 + self._burst // BURST
 
-    def _accept(self, count: int) -> bool:
-        """Accept so many; False when there were fewer."""
-        return all(self._accept_one() for _ in range(count))
-
-    def _accept_one(self) -> bool:
-        try:
-            # `accept` would return a gevent socket where the module is patched.
-            fd, address = self._sock._accept()  # type: ignore[attr-defined]
-        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return False
-        except OSError as exc:
-            # Raised in the hub it would be the end of this watcher, and accept(2) has no lasting
-            # error: a firewall's EPERM, or what the network did, is about one connection.
-            self._try_later(exc)
-            return False
-        self._accepted(adopt(fd), address)
-        return True
-
-    def _try_later(self, exc: OSError) -> None:
-        # In a greenlet of its own: a log handler may wait.
-        spawn(log.error, "can't accept connections for now: %s", exc.strerror)
-        self._pause(PAUSE)
-
     def _pause(self, seconds: float) -> None:
         """Accept nothing for so long."""
-        self._watcher.stop()
-        # Made anew: one that has gone off would go off again at once, libev keeps what is left.
-        self._timer.close()
-        self._timer = get_hub().loop.timer(seconds)
-        self._timer.start(self._watcher.start, self._acceptable)
+        self.stop_accepting()
+        self._timer = self.loop.timer(seconds)
+        self._timer.start(self._start_accepting_if_started)
+
+    def leave(self) -> None:
+        """Accept no more; the accept queue is left to others on the same socket.
+
+        But not what waits because this one held back: there may be no others.
+        """
+        if self._shared and monotonic() - self._last < BURST_SECONDS:
+            self.max_accept = AT_ONCE
+            super()._do_read()
+        self._stop_event.set()
+        self.stop_accepting()
+
+    def close(self) -> None:
+        """Take in the connections of the accept queue, then close the socket."""
+        if not self.closed and self.started:
+            while (accepted := self.do_read()) is not None:
+                self.do_handle(*accepted)
+            path = self.bound_address.path
+            if path and file_id(path) == self._file_id:
+                os.unlink(path)
+        super().close()
+
+    def abandon(self) -> None:
+        """Accept nothing in a forked child, and close the copy of the descriptor."""
+        self._stop_event.set()
+        self.stop_accepting()
+        close_quietly(self.socket)
+
+
+def _address_of(sock: socket.socket) -> Address:
+    """Return where a socket listens: the real port when 0 was asked for."""
+    name = sock.getsockname()
+    if isinstance(name, tuple):
+        return Address(name[0], name[1])
+    return Address(path=os.fsdecode(name))

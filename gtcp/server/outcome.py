@@ -1,29 +1,28 @@
-"""What a handler did, as the reply's line: its result, its error, or that it can't be sent."""
+"""From what a handler did to the line of its reply."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
 from typing import Any
 
 from gtcp.errors import CommandError
-from gtcp.protocol import FAILED, Failure, Request, Success, as_line, encode_reply
+from gtcp.protocol import FAILED, Failure, Request, Success, encode_reply
 
 
 class Refused(Exception):
-    """An answer with a code of gtcp's own: (code, message, data)."""
+    """A refusal with one of gtcp's own codes: (code, message, data)."""
 
 
 def run(request: Request[Any]) -> Success | Failure:
-    """Run a request's handler; whatever it raises becomes a reply."""
+    """Run a request's handler and return its reply, also when it raises."""
     try:
         return Success(request._run(), request.id)
     except BaseException as exc:  # a handler may raise anything: SystemExit, a Timeout, ...
         return failure(request, exc)
 
 
-def failure(request: Request[Any], exc: BaseException) -> Failure:
-    """The reply for what a handler raised; what it did not mean to raise is logged."""
+def failure(request: Any, exc: BaseException) -> Failure:
+    """Return the reply for an exception of a handler, which is logged unless it is a reply."""
     if isinstance(exc, CommandError):
         return Failure(exc.code, str(exc.message), request.id, exc.data)
     if isinstance(exc, Refused):
@@ -32,55 +31,24 @@ def failure(request: Request[Any], exc: BaseException) -> Failure:
     return _failed(request, "raised", exc)
 
 
-def _directly(function: Callable[..., object], *args: Any, **kwargs: Any) -> None:
-    function(*args, **kwargs)
+def encode_safely(reply: Success | Failure, request: Any, max_bytes: int | None) -> bytes:
+    """Return the reply's line; if it can't be one, the line of a 500 in its place.
 
-
-def encode_safely(
-    reply: Success | Failure,
-    request: Request[Any] | None,
-    max_bytes: int | None,
-    log_by: Callable[..., object] = _directly,
-) -> bytes:
-    """The reply's line; if it can't be one, the line of a 500 that stands in for it.
-
-    Args:
-        log_by: called with the log call and its arguments; in the hub nothing may wait, not
-            even a log handler.
+    The failure is logged, which may wait.
     """
     try:
         return encode_reply(reply, max_bytes)
     except Exception as exc:
         if request is None:
-            raise  # gtcp's own refusals are always writable
-        return _unsendable(request, exc, log_by)
+            raise  # gtcp's own refusals can always be encoded
+        return encode_reply(_failed(request, "returned what can't be sent", exc), None)
 
 
-def checked(
-    line: bytes, request: Request[Any], max_bytes: int | None, log_by: Callable[..., object]
-) -> bytes:
-    """An encoded reply with its newline, or the line of a 500; for the rest as above."""
-    try:
-        return as_line(line, max_bytes)
-    except ValueError as exc:
-        return _unsendable(request, exc, log_by)
-
-
-def _unsendable(request: Request[Any], exc: Exception, log_by: Callable[..., object]) -> bytes:
-    return encode_reply(_failed(request, "returned what can't be sent", exc, log_by), None)
-
-
-def _failed(
-    request: Request[Any],
-    what: str,
-    exc: BaseException,
-    log_by: Callable[..., object] = _directly,
-) -> Failure:
-    """Log a handler's failure under an id that its caller is told too."""
+def _failed(request: Any, what: str, exc: BaseException) -> Failure:
+    """Log a handler's failure under an id that its caller receives too."""
     error_id = secrets.token_hex(6)
     command = request._command
-    log_by(
-        command.logger.error,
+    command.logger.error(
         "cmdid %d (%s) %s for %s: %s, error id %s",
         command.cmdid,
         command.name,

@@ -1,4 +1,4 @@
-"""The server: listens, owns the connections, drains."""
+"""The server: one ``StreamServer`` per address, the connections, and the drain."""
 
 from __future__ import annotations
 
@@ -8,34 +8,35 @@ import signal
 import socket
 import threading
 import weakref
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from time import monotonic
 from typing import Any, Final, TypeVar
 
 import gevent
 from gevent.event import Event
+from gevent.pool import Pool
 from greenlet import getcurrent
 
-from gtcp.address import host_of, of_peer, parse
+from gtcp.address import parse
 from gtcp.deadline import Carrier
-from gtcp.protocol import OVERLOADED
 from gtcp.secret import Key, read_keys
 from gtcp.server.admission import Admission
-from gtcp.server.connection import Connection
-from gtcp.server.context import Context
+from gtcp.server.context import Connections, Context
 from gtcp.server.handler import AnyLogger, Commands, HandlerT
 from gtcp.server.handshake import Handshake, make_handshake
+from gtcp.server.in_flight import ServingGreenlet
 from gtcp.server.listener import Exposed, Listener, listen, refuse_exposed
 from gtcp.server.logger import SERVER
+from gtcp.server.scheduler import UnsupportedLoop
 from gtcp.server.settings import Settings, SettingsError
 from gtcp.server.socket_file import SocketFile
+from gtcp.server.stop_signals import StopSignals
 from gtcp.server.sweeper import Sweeper
-from gtcp.server.table import Rejection
-from gtcp.sockets import tune
 
 log = logging.getLogger(SERVER)
 
-#: Refused connections that are told why at the same time; more are just closed.
+#: Refused connections that get a reply at the same time; more are just closed.
 REFUSED = 100
 
 #: Seconds between two looks at what a drain still waits for.
@@ -49,7 +50,7 @@ CUT_SECONDS = 1.0
 
 
 class _Default:
-    """What stands for "as the settings say"."""
+    """A marker for "as the settings say"."""
 
 
 _DEFAULT: Final = _Default()
@@ -67,24 +68,8 @@ def _keys(secret: str | bytes | Iterable[str] | _Default | None) -> list[Key] | 
 def _as_settings_error(function: Callable[[], V]) -> V:
     try:
         return function()
-    except ValueError as exc:
+    except (ValueError, UnsupportedLoop) as exc:
         raise SettingsError(str(exc)) from exc
-
-
-class Connections(Collection[Connection]):
-    """A live view of a server's open connections."""
-
-    def __init__(self, connections: set[Connection]) -> None:
-        self._connections = connections
-
-    def __contains__(self, connection: object) -> bool:
-        return connection in self._connections
-
-    def __iter__(self) -> Iterator[Connection]:
-        return iter(list(self._connections))
-
-    def __len__(self) -> int:
-        return len(self._connections)
 
 
 class Server:
@@ -163,7 +148,7 @@ class Server:
     @property
     def addresses(self) -> list[str]:
         """Where it listens, with the real ports; empty when it does not."""
-        return [str(listener.address) for listener in self._listeners]
+        return [str(listener.bound_address) for listener in self._listeners]
 
     @property
     def connections(self) -> Connections:
@@ -188,7 +173,7 @@ class Server:
     @property
     def in_flight(self) -> int:
         """Calls whose handlers are waiting for something at this moment."""
-        return len(self._context.runners.in_flight) if self._context else 0
+        return len(self._context.in_flight) if self._context else 0
 
     def start(self, listeners: Iterable[socket.socket] | None = None) -> None:
         """Listen and serve, in the background: the calling greenlet goes on.
@@ -206,26 +191,39 @@ class Server:
         if self._context is not None:
             raise RuntimeError("the server is started already")
         table = self.commands.table(self.settings.max_depth, self.settings.max_line_bytes)
+        table.describe()  # encoded here, where nobody waits for it
         self._handshake = _as_settings_error(self._make_handshake)
+        context = _as_settings_error(lambda: Context(table, self.settings))
+        try:
+            sockets = _as_settings_error(lambda: self._sockets(listeners))
+        except BaseException:
+            context.close()
+            raise
         self._own_listeners = listeners is None
-        sockets = _as_settings_error(lambda: self._sockets(listeners))
-        self._context = Context(table, self.settings)
-        self._admission = None
-        if self._handshake.needed:
-            self._admission = Admission(self._context, self._current_handshake)
         self._done = Event()  # an Event belongs to the hub of its thread
-        # Several processes on one listener share better when each takes one at a time.
-        shared = not self._own_listeners
-        self._listeners = [Listener(each, self._accepted, shared=shared) for each in sockets]
-        self._sweeper = Sweeper(
-            self._context.connections, self._context.owing, self.settings.idle_timeout
-        )
+        self._context = context
+        self._admission = Admission(context, self._current_handshake)
+        greenlets = Pool(greenlet_class=ServingGreenlet)
+        self._listeners = [
+            Listener(
+                each,
+                self._admission.serve,
+                greenlets,
+                self._is_flooded,
+                shared=not self._own_listeners,
+            )
+            for each in sockets
+        ]
+        for listener in self._listeners:
+            listener.start()
+        self._sweeper = Sweeper(context.connections, context.watched, self.settings.idle_timeout)
 
     def stop(self, timeout: float | None = None) -> None:
         """Drain and stop: returns when nothing is in flight any more.
 
-        No more connections are accepted. Every client is told that what it has no reply for
-        did not run, idle connections are closed, calls in flight are finished and answered.
+        No more connections are accepted. Each client receives a line that says that requests
+        without a reply did not run. Idle connections are closed, calls in flight are finished and
+        answered.
 
         Args:
             timeout: seconds before what is still running is cancelled and its connections
@@ -242,11 +240,12 @@ class Server:
             self._done.set()  # for the copy of serve_forever() in a forked child
             return
         limit = self.settings.graceful_timeout if timeout is None else timeout
+        context.draining = True
         listeners, self._listeners = self._listeners, []
         for listener in listeners:
-            listener.close() if self._own_listeners else listener.stop()
-        if self._admission is not None:
-            self._admission.finish(min(limit, ENTER_SECONDS))
+            listener.close() if self._own_listeners else listener.leave()
+        assert self._admission is not None
+        self._admission.finish(min(limit, ENTER_SECONDS))
         for connection in self.connections:
             connection.go_away()
         self._wait_until_empty(context, monotonic() + limit)
@@ -255,9 +254,7 @@ class Server:
             return
         assert self._sweeper is not None
         self._sweeper.stop()
-        context.runners.close()
-        if context.runners.access is not None:
-            context.runners.access.write()
+        context.close()
         self._context = None
         self._done.set()
 
@@ -270,7 +267,7 @@ class Server:
         context, self._context = self._context, None
         if context is None:
             return
-        context.runners.abandon()
+        context.abandon()
         listeners, self._listeners = self._listeners, []
         for listener in listeners:
             listener.abandon()
@@ -282,9 +279,10 @@ class Server:
             self._sweeper.stop()
 
     def reload(self) -> None:
-        """Read certificates and secrets anew, for those who connect from now on.
+        """Read certificates and secrets again, for later connections.
 
-        Open connections stay. What can't be used is logged, and the old ones are kept.
+        Open connections stay. When the files can't be used, one line is logged and the current
+        certificates and secrets are kept.
         """
         try:
             self._handshake = self._make_handshake()
@@ -307,25 +305,16 @@ class Server:
         self.start()
         if self.settings.workers > 1:
             log.warning("workers: one process serves here; gtcp serve --workers starts several")
-        stopping = []
-
-        def stop() -> None:
-            stopping.append(True)
-            self.stop(None if len(stopping) == 1 else 0)
-
-        watchers = []
-        if threading.current_thread() is threading.main_thread():
-            signals = (signal.SIGINT, signal.SIGTERM)
-            watchers = [gevent.signal_handler(each, stop) for each in signals]
-            if self._handshake is not None and self._handshake.knows_peers:
-                watchers.append(gevent.signal_handler(signal.SIGHUP, self.reload))
-        try:
-            log.info("%s", self.describe())  # last: whoever reads it may send a signal at once
-            self._done.wait()
-        finally:
-            for watcher in watchers:
-                watcher.cancel()
-            self.stop()
+        with ExitStack() as stack:
+            if threading.current_thread() is threading.main_thread():
+                stack.enter_context(StopSignals(self.stop, lambda: self.stop(0)))
+                if self._current_handshake().knows_peers:
+                    stack.callback(gevent.signal_handler(signal.SIGHUP, self.reload).cancel)
+            try:
+                log.info("%s", self.describe())  # last: its reader may send a signal immediately
+                self._done.wait()
+            finally:
+                self.stop()
 
     def describe(self) -> str:
         """One line: where it listens, how many commands, which process."""
@@ -369,27 +358,10 @@ class Server:
             raise
         return sockets
 
-    def _accepted(self, sock: socket.socket, name: Any) -> None:
+    def _is_flooded(self) -> bool:
+        """Return whether so many connections are refused that further ones get no reply."""
         context = self._context
-        if context is None:  # accepted while the last listener closes
-            sock.close()
-            return
-        address = of_peer(name)
-        if len(context.connections) >= context.max_connections + REFUSED:
-            sock.close()  # a flood: no time for words
-            return
-        if self._admission is not None:
-            self._admission.begin(sock, address)
-            return
-        refusal = context.too_many(host_of(address))
-        try:
-            tune(sock, self.settings.keepalive)
-            connection = Connection(sock, address, context)
-        except OSError:  # it was reset before it was accepted
-            sock.close()
-            return
-        if refusal:
-            connection.reject(Rejection(OVERLOADED, refusal))
+        return context is None or len(context.connections) >= context.max_connections + REFUSED
 
     def _wait_until_empty(self, context: Context, until: float) -> None:
         while context.busy and monotonic() < until:
@@ -399,7 +371,7 @@ class Server:
         """End what is left: its callers see the connection break."""
         for connection in list(context.connections):
             connection.cut()
-        context.runners.stop_all()
+        context.in_flight.stop_all()
         self._wait_until_empty(context, monotonic() + CUT_SECONDS)
 
 

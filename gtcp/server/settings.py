@@ -12,11 +12,8 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import ipaddress
-import math
 import os
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, NamedTuple, NoReturn, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -24,8 +21,7 @@ import msgspec.toml  # reads with tomllib, on Python 3.10 with tomli
 
 from gtcp import address
 from gtcp.masking import MASK, may_be_secret
-
-LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
+from gtcp.server import setting_rules as rules
 
 #: Read elsewhere: a secret must not end up in a Settings, whose repr is printed and logged.
 RESERVED_VARIABLES = frozenset({"GTCP_SECRET"})
@@ -46,19 +42,11 @@ class Description(NamedTuple):
     meaning: str
 
 
-class _Rule(NamedTuple):
-    """What is expected of a setting's value beyond its type, and what the setting means."""
-
-    expected: str
-    allows: Callable[[Any], bool]
-    meaning: str
-
-
 class _Field(NamedTuple):
     """A setting's type and rule, resolved once."""
 
     hint: Any
-    rule: _Rule
+    rule: rules.Rule
 
     @property
     def optional(self) -> bool:
@@ -71,110 +59,6 @@ class _Field(NamedTuple):
         return any(get_origin(hint) is tuple for hint in (self.hint, *get_args(self.hint)))
 
 
-def _integer(low: int, high: int | None, meaning: str) -> _Rule:
-    if high is None:
-        return _Rule(f"an integer >= {low}", lambda value: value >= low, meaning)
-    return _Rule(f"an integer from {low} to {high}", lambda value: low <= value <= high, meaning)
-
-
-def _above(low: float, meaning: str) -> _Rule:
-    return _Rule(f"seconds > {low:g}", lambda value: low < value < math.inf, meaning)
-
-
-def _at_least(low: float, meaning: str) -> _Rule:
-    return _Rule(f"seconds >= {low:g}", lambda value: low <= value < math.inf, meaning)
-
-
-def _is_host(text: str) -> bool:
-    return text.isprintable() and " " not in text and _parses(text) == text
-
-
-def _are_ports(value: int | tuple[int, ...]) -> bool:
-    ports = _several(value)
-    return bool(ports) and all(0 <= port <= 65535 for port in ports)
-
-
-def _are_addresses(texts: tuple[str, ...]) -> bool:
-    return all(_parses(text) is not None for text in texts)
-
-
-def _parses(text: str) -> str | None:
-    """The host of an address (empty for a unix socket), or None when it is no address."""
-    try:
-        found = address.parse(text)
-    except ValueError:
-        return None
-    return None if found.tls else found.host  # whether a server speaks TLS, tls_cert says
-
-
-def _several(port: int | tuple[int, ...]) -> tuple[int, ...]:
-    return (port,) if isinstance(port, int) else port
-
-
-def _host(meaning: str) -> _Rule:
-    return _Rule("a host name or an IP address, without a port", _is_host, meaning)
-
-
-def _ports(meaning: str) -> _Rule:
-    return _Rule("an integer from 0 to 65535", _are_ports, meaning)
-
-
-def _addresses(meaning: str) -> _Rule:
-    return _Rule(
-        "addresses such as 127.0.0.1:8889, [::1]:8889 or unix:/path", _are_addresses, meaning
-    )
-
-
-def _level(meaning: str) -> _Rule:
-    return _Rule(
-        f"one of {', '.join(LOG_LEVELS)}", lambda value: value.lower() in LOG_LEVELS, meaning
-    )
-
-
-def _switch(meaning: str) -> _Rule:
-    return _Rule("true or false", lambda value: True, meaning)
-
-
-def _file(meaning: str) -> _Rule:
-    return _Rule(
-        "the path of a file", lambda value: bool(value) and not may_be_secret(value), meaning
-    )
-
-
-def _name(meaning: str) -> _Rule:
-    return _Rule("a name or a number", bool, meaning)
-
-
-def _names(meaning: str) -> _Rule:
-    # Whether "none" would mean everybody or nobody, nobody should have to guess.
-    return _Rule(
-        "names such as billing, *.team.example or spiffe://example/team/*",
-        lambda values: all(each.lower() not in ("", "none") for each in values),
-        meaning,
-    )
-
-
-def _mode(meaning: str) -> _Rule:
-    return _Rule(
-        "a mode as chmod takes it, such as '660'",
-        lambda value: re.fullmatch("0?[0-7]{3}", value) is not None,
-        meaning,
-    )
-
-
-def _networks(meaning: str) -> _Rule:
-    return _Rule("networks such as 10.0.0.0/8 or fd00::/8", _are_networks, meaning)
-
-
-def _are_networks(texts: tuple[str, ...]) -> bool:
-    try:
-        for text in texts:
-            ipaddress.ip_network(text)
-    except ValueError:
-        return False
-    return True
-
-
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Every limit and default of a server; None means "no limit".
 
@@ -185,90 +69,97 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         TypeError: there is no setting of that name.
     """
 
-    host: Annotated[str, _host("name or IP address to listen on")] = "127.0.0.1"
+    host: Annotated[str, rules.host("name or IP address to listen on")] = "127.0.0.1"
     port: Annotated[
         int | tuple[int, ...],
-        _ports("port to listen on, or several; 0 takes a free one"),
+        rules.ports("port to listen on, or several; 0 takes a free one"),
     ] = address.DEFAULT_PORT
     bind: Annotated[
         tuple[str, ...],
-        _addresses("full addresses to listen on; when given, host and port are not looked at"),
+        rules.addresses("full addresses to listen on; when given, host and port are not looked at"),
     ] = ()
     workers: Annotated[
-        int, _integer(1, 1024, "processes; more than one are supervised by gunicorn")
+        int, rules.integer(1, 1024, "processes; more than one are supervised by gunicorn")
     ] = 1
     backlog: Annotated[
-        int, _integer(1, 65535, "connections the kernel may hold that are not accepted yet")
+        int, rules.integer(1, 65535, "connections the kernel may hold that are not accepted yet")
     ] = 2048
-    graceful_timeout: Annotated[float, _at_least(0, "seconds a drain may take")] = 30.0
-    log_level: Annotated[str, _level("the least severe level that is logged")] = "info"
-    access_log: Annotated[bool, _switch("one log line for every request")] = False
-    max_line_bytes: Annotated[int, _integer(1, None, "longest request line, in bytes")] = 1 << 20
-    max_reply_bytes: Annotated[int, _integer(1, None, "longest reply line, in bytes")] = 16 << 20
+    graceful_timeout: Annotated[float, rules.at_least(0, "seconds a drain may take")] = 30.0
+    log_level: Annotated[str, rules.level("the least severe level that is logged")] = "info"
+    access_log: Annotated[bool, rules.switch("one log line for every request")] = False
+    max_line_bytes: Annotated[int, rules.integer(1, None, "longest request line, in bytes")] = (
+        1 << 20
+    )
+    max_reply_bytes: Annotated[int, rules.integer(1, None, "longest reply line, in bytes")] = (
+        16 << 20
+    )
     # Python 3.10 and 3.11 give up at about 995 levels, and the stack below the decoder counts.
-    max_depth: Annotated[int, _integer(1, 500, "deepest nesting of a request")] = 64
+    max_depth: Annotated[int, rules.integer(1, 500, "deepest nesting of a request")] = 64
     line_timeout: Annotated[
-        float | None, _above(0, "seconds a peer has to finish a line once begun")
+        float | None, rules.above(0, "seconds a peer has to finish a line once begun")
     ] = 5.0
     idle_timeout: Annotated[
-        float | None, _above(0, "seconds a connection may stay open without a call")
+        float | None, rules.above(0, "seconds a connection may stay open without a call")
     ] = 300.0
-    write_timeout: Annotated[float | None, _above(0, "seconds a peer has to take a reply")] = 10.0
-    max_connections: Annotated[int | None, _integer(1, None, "open connections in one process")] = (
-        10_000
+    write_timeout: Annotated[float | None, rules.above(0, "seconds a peer has to take a reply")] = (
+        10.0
     )
+    max_connections: Annotated[
+        int | None, rules.integer(1, None, "open connections in one process")
+    ] = 10_000
     max_connections_per_address: Annotated[
-        int | None, _integer(1, None, "open connections from one IP address in one process")
+        int | None, rules.integer(1, None, "open connections from one IP address in one process")
     ] = None
-    max_in_flight: Annotated[int | None, _integer(1, None, "calls in flight in one process")] = (
-        1_000
-    )
+    max_in_flight: Annotated[
+        int | None, rules.integer(1, None, "calls in flight in one process")
+    ] = 1_000
     max_in_flight_per_connection: Annotated[
-        int | None, _integer(1, None, "calls in flight on one connection")
+        int | None, rules.integer(1, None, "calls in flight on one connection")
     ] = 100
     # The kernel counts TCP keepalive in whole seconds.
     keepalive: Annotated[
-        float | None, _at_least(1, "seconds within which an idle peer that is dead is found")
+        float | None, rules.at_least(1, "seconds within which an idle peer that is dead is found")
     ] = 60.0
     half_close_grace: Annotated[
         float,
-        _at_least(0, "seconds requests without id may go on once the peer has shut its side"),
+        rules.at_least(0, "seconds requests without id may go on once the peer has shut its side"),
     ] = 0.5
     insecure: Annotated[
-        bool, _switch("serve other hosts without TLS and without a secret: whoever can connect")
+        bool,
+        rules.switch("serve other hosts without TLS and without a secret: whoever can connect"),
     ] = False
     tls_cert: Annotated[
-        str | None, _file("PEM file with the server's certificate; with it, TCP means TLS")
+        str | None, rules.file("PEM file with the server's certificate; with it, TCP means TLS")
     ] = None
     tls_key: Annotated[
-        str | None, _file("PEM file with its private key, unless that is in the same file")
+        str | None, rules.file("PEM file with its private key, unless that is in the same file")
     ] = None
     tls_ca: Annotated[
-        str | None, _file("PEM file with the authorities whose client certificates are taken")
+        str | None, rules.file("PEM file with the authorities whose client certificates are taken")
     ] = None
     require_client_cert: Annotated[
-        bool, _switch("refuse TLS clients that have no certificate of tls_ca")
+        bool, rules.switch("refuse TLS clients that have no certificate of tls_ca")
     ] = False
     allow_identities: Annotated[
         tuple[str, ...],
-        _names("who may connect: names in certificates or of keys, uid:N; * is one label"),
+        rules.names("who may connect: names in certificates or of keys, uid:N; * is one label"),
     ] = ()
     allow_networks: Annotated[
-        tuple[str, ...], _networks("from where TCP connections are taken; empty is everywhere")
+        tuple[str, ...], rules.networks("from where TCP connections are taken; empty is everywhere")
     ] = ()
     proxy_from: Annotated[
         tuple[str, ...],
-        _networks("proxies: their connections begin with a PROXY header, v1 or v2"),
+        rules.networks("proxies: their connections begin with a PROXY header, v1 or v2"),
     ] = ()
     secret_file: Annotated[
-        str | None, _file("file with secrets, name:secret a line; every peer must prove one")
+        str | None, rules.file("file with secrets, name:secret a line; every peer must prove one")
     ] = None
     handshake_timeout: Annotated[
-        float, _above(0, "seconds for PROXY header, TLS handshake and proof of a secret")
+        float, rules.above(0, "seconds for PROXY header, TLS handshake and proof of a secret")
     ] = 5.0
-    unix_mode: Annotated[str, _mode("permissions of the files of unix sockets")] = "600"
-    unix_owner: Annotated[str | None, _name("user that the files are given to")] = None
-    unix_group: Annotated[str | None, _name("group that the files are given to")] = None
+    unix_mode: Annotated[str, rules.mode("permissions of the files of unix sockets")] = "600"
+    unix_owner: Annotated[str | None, rules.name("user that the files are given to")] = None
+    unix_group: Annotated[str | None, rules.name("group that the files are given to")] = None
 
     def __post_init__(self) -> None:
         for name in _FIELDS:
@@ -332,7 +223,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """Where to listen: ``"host:port"``, ``"[v6]:port"`` and ``"unix:/path"``."""
         if self.bind:
             return tuple(str(address.parse(text)) for text in self.bind)
-        return tuple(str(address.Address(self.host, port)) for port in _several(self.port))
+        return tuple(str(address.Address(self.host, port)) for port in rules.several(self.port))
 
 
 def _read_fields() -> dict[str, _Field]:

@@ -1,13 +1,15 @@
-"""From a line to a request: the commands a server serves, and what is wrong with other lines.
+"""From lines to requests: the commands that a server serves, and rejections of other lines.
 
-One decoder over the union of all commands' Structs, each tagged with its cmdid, reads a line
-straight into the right typed request. Where it fails, a slower way finds out what to answer.
+One decoder over the union of all commands' Structs, each tagged with its cmdid, decodes a line into
+the typed request of its command in one pass. Where it fails, the line is decoded step by step,
+which finds out what is wrong.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import repeat
 from math import inf
 from typing import Any, Union
 
@@ -22,7 +24,9 @@ from gtcp.protocol import (
     Envelope,
     Failure,
     Head,
+    Origin,
     Request,
+    Source,
     decode_envelope,
     depth_within,
     encode,
@@ -40,55 +44,71 @@ _DIGITS = re.compile(r"[0-9]{1,19}", re.ASCII)
 
 
 class Rejection:
-    """A line that no handler gets to see.
+    """A line that no handler gets to see. It takes the place of a request.
 
     Attributes:
         reply: what to answer.
-        id: as the request had it; without one the answer keeps its turn.
-        reply_wanted: False for a oneway request.
+        id: as the request had it; without one the answer keeps its place in the order.
+        oneway: whether no reply is wanted.
         fatal: whether the stream can't be trusted after it.
-        cmdid: what was asked for, None where that can't be known.
-        size: bytes of the line, with its newline.
+        cmdid: the command asked for, None where that can't be known.
+        timeout: None, but 0 once it was cancelled.
     """
 
-    __slots__ = ("cmdid", "fatal", "id", "reply", "reply_wanted", "size")
+    __slots__ = ("_source", "cmdid", "fatal", "id", "oneway", "reply", "timeout")
+
+    _command = None
+    deadline = None
 
     def __init__(
         self,
         code: int,
         message: str,
-        envelope: Envelope | Request[Any] | None = None,
+        envelope: Envelope | None = None,
         data: Any = None,
-        size: int = 0,
     ) -> None:
         self.cmdid = None if envelope is None else _number(envelope.cmdid)
-        self.size = size
         self.id = None if envelope is None else envelope.id
         self.reply = Failure(code, message, self.id, data)
-        self.reply_wanted = envelope is None or not envelope.oneway
         self.fatal = envelope is None
+        self.oneway = envelope is None or envelope.oneway
+        self.timeout: int | None = None
+        self._source: Any = None
+
+    def _run(self) -> None:
+        """Answer it when its place in the order is reached, as a request's handler does."""
+        if self.fatal:
+            self._source.connection.on_protocol_error(self.reply)
+        else:
+            raise Refused(self.reply.code, self.reply.message, self.reply.data)
 
 
 Item = Request[Any] | Rejection
 
 
-def overtakes(item: Item) -> bool:
-    """Whether it does not wait for its turn though it has no id.
+def keeps_order(item: Item) -> bool:
+    """Return whether it has to wait for requests without an id that are before it.
 
-    What can't be read ends the reading at once, and a call must not have to end before its
-    cancellation is heard.
+    A line that can't be read ends the connection at once, and a call need not end before its
+    cancellation takes effect.
     """
-    return item.fatal if isinstance(item, Rejection) else is_cancel(item) and item.oneway
+    if item.id is not None:
+        return False
+    if isinstance(item, Rejection):
+        return not item.fatal
+    return not (item.oneway and is_cancel(item))
 
 
-def size_of(item: Item) -> int:
-    """Bytes of the line of an item that has a batch of its own, with its newline."""
-    return item.size if isinstance(item, Rejection) else len(item._batch.data)
+def is_cancel(item: Item) -> bool:
+    """Return whether it is gtcp's own request to cancel another."""
+    if item.cmdid != OWN_CMDID or isinstance(item, Rejection):
+        return False
+    return bool(item.params.op == "cancel")
 
 
-def is_cancel(request: Request[Any]) -> bool:
-    """Whether it is gtcp's own request to stop a call in flight."""
-    return request.cmdid == OWN_CMDID and request.params.op == "cancel"
+def runs_to_end(item: Item) -> bool:
+    """Return whether it is not cancelled when its deadline passes or its caller has gone."""
+    return item._command is None or bool(item._command.run_to_end)
 
 
 class OwnParams(msgspec.Struct):
@@ -99,7 +119,7 @@ class OwnParams(msgspec.Struct):
 
 
 class Table:
-    """The commands a server serves: reads lines into requests for them. Never changes."""
+    """The commands that a server serves, and the decoder of its requests. Never changes."""
 
     def __init__(
         self, commands: Sequence[Command], *, max_depth: int = 64, max_line_bytes: int | None = None
@@ -107,66 +127,76 @@ class Table:
         own = Command(OWN_CMDID, self._own)
         own.name = "gtcp"
         self.max_depth = max_depth
+        # With its newline. The reader cuts off lines that are longer.
+        self._longest = inf if max_line_bytes is None else max_line_bytes + 1
         # A text that nests n deep has at least 2n characters.
-        self._short = min(2 * max_depth, inf if max_line_bytes is None else max_line_bytes)
-        self._longest = inf if max_line_bytes is None else max_line_bytes + 1  # with its newline
+        self._short = min(2 * max_depth, self._longest)
         self.commands = {command.cmdid: command for command in [own, *commands]}
+        self._description: msgspec.Raw | None = None
         types_ = tuple(each.request_type for each in self.commands.values())
         decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(Union[types_])  # noqa: UP007
         self._decode = decoder.decode
 
-    def read(self, data: bytes) -> tuple[Sequence[Item], bool]:
-        """What the lines ask for, in their order.
+    def read(self, data: bytes, connection: Origin, arrived: float) -> list[Item]:
+        """Return the requests of complete lines, in their order, and what is wrong with others.
 
-        Without a closer look when every line is a request that can run. After a fatal
-        rejection nothing more is read.
+        After a line that can't be read as a request nothing more is read.
 
-        Returns:
-            The items, and whether all of them are requests.
+        Args:
+            data: one or more lines, each ended by a newline.
+            connection: where they were read from.
+            arrived: when, monotonic seconds.
         """
-        alone = self.read_one(data)  # without a copy, if it is a long one
-        if alone is not None:
-            return [alone], True
-        items = self.read_plain(data)
-        if items is not None:
-            return items, True
-        lines = data.split(b"\n")
-        lines.pop()
-        return list(self._one_by_one(lines)), False
-
-    def read_plain(self, data: bytes) -> list[Request[Any]] | None:
-        """The requests of lines that all are plainly one; None when some line is not."""
+        request = self.read_one(data, connection, arrived)
+        if request is not None:
+            return [request]
         lines = data.split(b"\n")
         del lines[-1]
-        # Most often no line is long enough to nest too deep.
-        short = data.isascii() and (not lines or len(max(lines, key=len)) <= self._short)
-        if not short and not is_plain(data, lines, self.max_depth):
-            return None
-        try:
-            return list(map(self._decode, lines))
-        except BaseException:  # a Struct's __post_init__ may raise anything
-            return None  # some line is not right: the slow way says which, and why
+        items = self._read_plain(data, lines)
+        if items is None:
+            items = list(self._one_by_one(lines))
+        sources = map(Source, repeat(connection), lines, repeat(arrived))
+        for item, source in zip(items, sources, strict=False):
+            item._source = source
+        return items
 
-    def read_one(self, data: bytes) -> Request[Any] | None:
-        """The request of a line that came alone; None when it is not plainly one.
-
-        The short way for the usual case; ``read`` finds out what is the matter with others.
-        """
+    def read_one(self, data: bytes, connection: Origin, arrived: float) -> Request[Any] | None:
+        """Return the request of a single line; None when there are several, or when it is wrong."""
         size = len(data)
         if data.find(b"\n") != size - 1:
             return None
-        if (size > self._short or not data.isascii()) and (
+        if not (size <= self._short and data.isascii()) and (
             size > self._longest or not is_plain(data, (data,), self.max_depth)
         ):
             return None
         try:
             request: Request[Any] = self._decode(data)
-        except BaseException:  # as above
+        except BaseException:  # code of the application, in a Struct's __post_init__
             return None
-        return request if request.timeout != 0 else None
+        request._source = Source(connection, data, arrived)
+        return request
+
+    def describe(self) -> msgspec.Raw:
+        """Return the answer to ``{"op": "commands"}``, encoded once."""
+        if self._description is None:
+            own = self.commands[OWN_CMDID]
+            rows = [each.describe() for each in self.commands.values() if each is not own]
+            self._description = msgspec.Raw(encode(rows))
+        return self._description
+
+    def _read_plain(self, data: bytes, lines: list[bytes]) -> list[Item] | None:
+        """Return the requests of lines that all are plainly one; None when some line is not."""
+        # Most often no line is long enough to nest too deep.
+        short = data.isascii() and len(max(lines, key=len)) <= self._short
+        if not short and not is_plain(data, lines, self.max_depth):
+            return None
+        try:
+            return list(map(self._decode, lines))
+        except BaseException:  # as in `read`
+            return None
 
     def read_head(self, line: bytes) -> Head | None:
-        """What is needed to refuse a request, its params not decoded; None if it is none.
+        """Return a request without its params, for a refusal; None if the line is not a request.
 
         Its cmdid may be unknown.
         """
@@ -198,8 +228,7 @@ class Table:
             return Rejection(BAD_REQUEST, "not a request: cmdid is not a number")
         command = self.commands.get(cmdid)
         if command is None:
-            message = f"unknown cmdid {str(cmdid)[:20]}"
-            return Rejection(NOT_FOUND, message, envelope, size=len(line) + 1)
+            return Rejection(NOT_FOUND, f"unknown cmdid {str(cmdid)[:20]}", envelope)
         return self._request(command, envelope, line)
 
     def _request(self, command: Command, envelope: Envelope, line: bytes) -> Item:
@@ -214,7 +243,7 @@ class Table:
             why = type(exc).__name__
         else:
             return request
-        return Rejection(WRONG_PARAMS, f"wrong params: {why}", envelope, size=len(line) + 1)
+        return Rejection(WRONG_PARAMS, f"wrong params: {why}", envelope)
 
     def _own(self, request: Request[OwnParams]) -> Any:
         """gtcp's own commands: ping (the default), commands, cancel."""
@@ -222,9 +251,9 @@ class Table:
         if op == "ping":
             return "pong"
         if op == "commands":
-            return [each.describe() for each in self.commands.values() if each.cmdid != OWN_CMDID]
+            return self.describe()
         if op == "cancel":
-            return request._batch.peer.cancel(request.params.id)
+            return request._source.connection.cancel(request.params.id)
         raise Refused(WRONG_PARAMS, "unknown op: expected ping, commands or cancel")
 
 
@@ -232,7 +261,7 @@ _VALUE = re.compile(r"(nvalid (?:enum )?value) .*?(?= - at |$)", re.DOTALL)
 
 
 def without_values(exc: BaseException) -> str:
-    """What msgspec found wrong and where, without the value it found there."""
+    """Return what msgspec found wrong and where, without the value there."""
     return _VALUE.sub(r"\1", str(exc))
 
 

@@ -14,7 +14,6 @@ what may block is handed to a greenlet of its own.
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 import os
@@ -36,8 +35,9 @@ from gunicorn.errors import AppImportError, HaltServer
 from gunicorn.workers.base import Worker
 
 from gtcp.address import of_peer
+from gtcp.server.gunicorn_logs import GUNICORN_ACCESS, GUNICORN_ERROR, connect_logs
 from gtcp.server.handshake import make_handshake
-from gtcp.server.logger import ACCESS, SERVER, EscapingFormatter, show_access_log
+from gtcp.server.logger import SERVER
 from gtcp.server.server import CUT_SECONDS, Server
 from gtcp.server.settings import Settings, SettingsError
 from gtcp.server.socket_file import SocketFile
@@ -46,9 +46,6 @@ from gtcp.sockets import adopt
 __all__ = ["AppImportError", "GtcpWorker", "serve"]
 
 log = logging.getLogger(SERVER)
-
-GUNICORN_ERROR = logging.getLogger("gunicorn.error")
-GUNICORN_ACCESS = logging.getLogger("gunicorn.access")
 
 #: Seconds between two heartbeats, and looks at the rest; gunicorn's shortest ``timeout`` is one.
 BEAT_SECONDS = 0.5
@@ -141,7 +138,7 @@ class GtcpWorker(Worker):
     def _start(self) -> None:
         if self.server is None:
             return
-        _connect_logs()
+        connect_logs()
         self.server.settings = self._settings(self.server.settings)
         try:
             self.server.start(self.sockets)
@@ -222,47 +219,6 @@ class GtcpWorker(Worker):
             if self.server is not None:
                 self.server.stop(0)
             self._woken.set()
-
-
-# Logging
-
-
-class _Forward(logging.Handler):
-    """Hands records to one of gunicorn's loggers, with what a peer sent escaped.
-
-    The line is complete by then: gunicorn's formats have no logger's name, its access log's
-    has no time either.
-    """
-
-    def __init__(self, to: logging.Logger, line_format: str) -> None:
-        super().__init__()
-        self.setFormatter(EscapingFormatter(line_format, "[%d/%b/%Y:%H:%M:%S %z]"))
-        self._to = to
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Pass on a copy."""
-        own = copy.copy(record)
-        own.msg, own.args = self.format(record), None
-        own.exc_info = own.exc_text = own.stack_info = None
-        self._to.handle(own)
-
-
-def _connect_logs() -> None:
-    """Let gtcp's loggers write where gunicorn's do, unless the application has set them up."""
-    _forward("gtcp", GUNICORN_ERROR, "%(name)s: %(message)s")
-    show_access_log()
-    if GUNICORN_ACCESS.handlers:
-        _forward(ACCESS, GUNICORN_ACCESS, "%(asctime)s %(message)s")
-
-
-def _forward(name: str, to: logging.Logger, line_format: str) -> None:
-    logger = logging.getLogger(name)
-    if logger.handlers:
-        return
-    logger.addHandler(_Forward(to, line_format))
-    logger.propagate = False
-    if logger.level == logging.NOTSET:
-        logger.setLevel(to.level)
 
 
 # gtcp serve --workers N

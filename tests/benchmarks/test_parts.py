@@ -68,7 +68,15 @@ EXPECTED = {
     "memory": ["An idle connection", "An idle client", "Calls"],
     "latency": ["p50", "p99", "p99.9", "kept up"],
     "scale": ["computes for 2 ms", "share of the connections"],
-    "overload": ["goodput", "refused with 429", "p99 of refusals", "as before", "many connections"],
+    "overload": [
+        "goodput",
+        "refused with 429",
+        "p99 of refusals",
+        "as before",
+        "many connections",
+        "Stability",
+        "not answered in time",
+    ],
 }
 
 

@@ -1,6 +1,8 @@
 """Registration, and from a line to a request and back: no network."""
 
 import dataclasses
+import enum
+import functools
 import json
 import logging
 import typing
@@ -67,6 +69,41 @@ class TestRegistration:
 
         with pytest.raises(ValueError, match="1 is registered twice: first and second"):
             commands.handler(1)(second)
+
+    def test_of_a_function_that_would_not_run_when_it_is_called_is_refused(self):
+        async def later(request): ...
+
+        async def later_still(request):
+            yield 1
+
+        def pieces(request):
+            yield 1
+
+        class Callable:
+            async def __call__(self, request): ...
+
+        class Handler(gtcp.BaseHandler):
+            def process(self, request):
+                yield 1
+
+        commands = gtcp.Commands()
+        for each in (later, later_still, functools.partial(later), Callable()):
+            with pytest.raises(
+                TypeError, match=r"(later\w*|partial|Callable) is an async function"
+            ):
+                commands.handler(1)(each)
+        for each in (pieces, Handler):
+            with pytest.raises(TypeError, match=r"^(pieces|Handler) is a generator function"):
+                commands.handler(1)(each)
+        assert len(commands) == 0
+
+    def test_takes_a_member_of_an_enum_as_cmdid(self):
+        class Command(enum.IntEnum):
+            HELLO = 5
+
+        commands = gtcp.Commands()
+        commands.handler(Command.HELLO)(lambda request: "hello")
+        assert answer(commands, {"cmdid": 5})["result"] == "hello"
 
     def test_after_it_is_served_is_refused(self):
         commands = gtcp.Commands()

@@ -12,7 +12,7 @@ import pytest
 
 import gtcp
 from gtcp.address import of_peer
-from gtcp.server.runner import Runner
+from gtcp.server.in_flight import ServingGreenlet
 from tests.helpers import Gate, Line, eventually, process, serving
 
 GOODBYE = {"code": 503, "message": "going away"}
@@ -396,7 +396,9 @@ class TestProcess:
                 assert line.rest() == [{"code": 0, "result": "slept"}, GOODBYE]
             assert child.stdout.readline() == "drained\n"
             assert child.wait(20) == 0
-        assert (tmp_path / "stderr").read_text() == ""
+        name = signal.Signals(signal_number).name
+        said = f"gtcp: {name}: draining; a second signal ends it now\n"
+        assert (tmp_path / "stderr").read_text() == said
 
     def test_a_second_signal_cuts_the_drain_short(self, tmp_path):
         with process(APPLICATION, tmp_path) as (child, address), Line(address) as line:
@@ -462,7 +464,7 @@ def test_a_server_that_is_started_and_stopped_leaves_nothing_behind():
 
     def count():
         gc.collect()
-        return sum(isinstance(each, Runner) and not each.dead for each in gc.get_objects())
+        return sum(isinstance(each, ServingGreenlet) and not each.dead for each in gc.get_objects())
 
     before = count()
     for _ in range(3):

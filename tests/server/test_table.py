@@ -1,4 +1,4 @@
-"""From lines to requests: the short way, the way of many, and the slow one that finds faults."""
+"""From lines to requests: one line, several, and lines that are wrong."""
 
 import json
 
@@ -56,10 +56,23 @@ def table():
 TABLE = table()
 
 
+class Somewhere:
+    address = ""
+    peer = gtcp.Peer("")
+
+
+def read(data, table=TABLE):
+    return table.read(data, Somewhere(), 1.0)
+
+
+def read_one(data):
+    return TABLE.read_one(data, Somewhere(), 1.0)
+
+
 def shown(items):
     """What was read, as something that can be compared."""
     return [
-        (each.reply.code, each.id, each.fatal, each.reply_wanted)
+        (each.reply.code, each.id, each.fatal, each.oneway)
         if isinstance(each, Rejection)
         else (each.cmdid, each.params, each.id, each.timeout, each.oneway, each.meta)
         for each in items
@@ -69,63 +82,70 @@ def shown(items):
 class TestTable:
     @given(st.lists(request_lines | odd_lines, min_size=1, max_size=5))
     def test_any_bytes_are_read(self, lines):
-        items, plain = TABLE.read(b"".join(lines))
+        items = read(b"".join(lines))
         assert items
-        assert plain == all(isinstance(each, Request) for each in items) or not plain
+        for item, line in zip(items, b"".join(lines).split(b"\n"), strict=False):
+            assert item._source.line.removesuffix(b"\n") == line
         fatal = [each for each in items if isinstance(each, Rejection) and each.fatal]
         assert fatal in ([], [items[-1]])
 
     @given(st.lists(request_lines | odd_lines, min_size=1, max_size=5))
     def test_lines_read_together_are_read_as_they_are_one_by_one(self, lines):
         data = b"".join(lines)
-        together = shown(TABLE.read(data)[0])
+        together = shown(read(data))
         alone = []
         for line in data.split(b"\n")[:-1]:
-            alone += shown(TABLE.read(line + b"\n")[0])
+            alone += shown(read(line + b"\n"))
             if alone[-1][0] == 400:
                 break
         assert repr(together) == repr(alone)
 
     @given(request_lines, ends)
-    def test_the_slow_way_reads_what_the_fast_way_reads(self, line, end):
-        fast, plain = TABLE.read(line)
-        if plain:
-            slow, _ = TABLE.read(b'{"cmdid":"0"}\n' + line.removesuffix(b"\n") + end)
+    def test_the_slow_path_reads_what_the_fast_path_reads(self, line, end):
+        fast = read(line)
+        if isinstance(fast[0], Request):
+            slow = read(b'{"cmdid":"0"}\n' + line.removesuffix(b"\n") + end)
             assert shown(slow)[1:] == shown(fast)
 
-    @given(request_lines | odd_lines | st.lists(request_lines, max_size=2).map(b"".join))
-    def test_the_short_way_reads_what_the_long_way_reads_or_leaves_it(self, data):
-        request = TABLE.read_one(data)
+    @given(
+        request_lines | odd_lines | st.lists(request_lines, min_size=1, max_size=2).map(b"".join)
+    )
+    def test_the_fast_path_of_one_line_reads_what_the_other_reads_or_leaves_it(self, data):
+        request = read_one(data)
         if request is not None:
-            assert shown([request]) == shown(TABLE.read(data)[0])
+            together = read(data + data)
+            assert shown([request]) == shown(together[:1])
 
-    def test_the_short_way_takes_one_plain_request(self):
-        assert TABLE.read_one(b'{"cmdid":1}\n') is not None
+    def test_the_fast_path_takes_one_plain_request(self):
+        assert read_one(b'{"cmdid":1}\n') is not None
 
     @pytest.mark.parametrize(
         "data",
         [b"", b"\n", b'{"cmdid":1}', b'{"cmdid":1}\n{', b'{"cmdid":1}\n{"cmdid":1}\n'],
     )
-    def test_the_short_way_leaves_what_is_not_one_line(self, data):
-        assert TABLE.read_one(data) is None
+    def test_the_fast_path_leaves_what_is_not_one_line(self, data):
+        assert read_one(data) is None
 
     @pytest.mark.parametrize(
         "line",
         [
             b'{"cmdid":1,"params":' + b'{"a":' * 8 + b"1" + b"}" * 9 + b"\n",  # too deep
             b'{"cmdid":1,"x":"\xff"}\n',  # not UTF-8
-            b'{"cmdid":1,"timeout":0}\n',  # late already
         ],
     )
-    def test_the_short_way_leaves_what_is_to_be_refused(self, line):
-        assert TABLE.read_one(line) is None
+    def test_the_fast_path_leaves_what_is_to_be_refused(self, line):
+        assert read_one(line) is None
 
     def test_nothing_is_read_after_what_cannot_be(self):
-        items, plain = TABLE.read(b'{"cmdid":1}\ngarbage\n{"cmdid":1}\n')
-        assert not plain
+        items = read(b'{"cmdid":1}\ngarbage\n{"cmdid":1}\n')
         assert len(items) == 2
         assert items[1].fatal
 
     def test_has_only_gtcps_own_without_commands(self):
-        items, _ = Table([]).read(b'{"cmdid":0}\n')
+        items = read(b'{"cmdid":0}\n', Table([]))
         assert items[0].params.op == "ping"
+
+    def test_describes_its_commands_once(self):
+        assert TABLE.describe() is TABLE.describe()
+        rows = msgspec.json.decode(TABLE.describe())
+        assert [each["cmdid"] for each in rows] == [1, 2, 3]

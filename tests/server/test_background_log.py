@@ -7,16 +7,16 @@ import logging
 import gevent
 import pytest
 
-from gtcp.server import throttled
-from gtcp.server.throttled import LINES, Throttled
+from gtcp.server import background_log
+from gtcp.server.background_log import LINES, RateLimitedLog
 
 
 def test_more_lines_than_there_may_be_in_a_second_are_counted(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     now = 100.0
-    monkeypatch.setattr(throttled, "monotonic", lambda: now)
-    strangers = Throttled(logging.getLogger("gtcp.server"))
+    monkeypatch.setattr(background_log, "monotonic", lambda: now)
+    strangers = RateLimitedLog(logging.getLogger("gtcp.server"))
     for number in range(50):
         strangers.warning("stranger %d", number)
     gevent.sleep(0)

@@ -1,4 +1,4 @@
-"""What waits for its turn while handlers compute, and what is refused rather than made to wait."""
+"""Requests that queue while handlers compute: which are refused, cancelled, dropped or run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import pairwise
 from time import monotonic
@@ -15,207 +14,11 @@ import gevent
 import pytest
 
 import gtcp
-from gtcp.server import backlog as module
-from gtcp.server import ready
-from gtcp.server.backlog import Backlog, Held
-from gtcp.server.connection import Connection
-from gtcp.server.ready import RECV_BYTES
+from gtcp.server.pending import MAX_QUEUED_BYTES
+from gtcp.server.reader import RequestReader
 from tests.helpers import PATIENCE, Gate, Serving, compute, eventually, serving
 
-PING = {"cmdid": 0, "id": "ping"}
-
-
-class TestHeld:
-    """Without a server."""
-
-    @pytest.fixture
-    def backlog(self) -> Iterator[Backlog]:
-        backlog = Backlog()
-        yield backlog
-        backlog.close()
-
-    def take_all(self, held: Held, least: int = 0) -> list[tuple[bytes, float]]:
-        taken = []
-        while held:
-            taken.append(held.take(least))
-        return taken
-
-    def test_lines_are_taken_in_their_order_with_their_time(self, backlog):
-        held = Held(backlog, lambda: None)
-        assert not held
-        held.put(b"a\nbb\n", 1.0)
-        held.put(b"c\n", 2.0)
-        assert (held.requests, held.size) == (3, 7)
-        assert self.take_all(held) == [(b"a\n", 1.0), (b"bb\n", 1.0), (b"c\n", 2.0)]
-        assert (held.requests, held.size) == (0, 0)
-
-    def test_a_piece_has_whole_lines_of_one_time(self, backlog):
-        held = Held(backlog, lambda: None)
-        held.put(b"1234\n1234\n1234\n", 1.0)
-        held.put(b"5\n", 2.0)
-        assert self.take_all(held, 6) == [(b"1234\n1234\n", 1.0), (b"1234\n", 1.0), (b"5\n", 2.0)]
-
-    def test_the_end_of_the_stream_keeps_its_place(self, backlog):
-        held = Held(backlog, lambda: None)
-        held.put(b"a\n", 1.0)
-        held.put(b"", 2.0)
-        assert self.take_all(held) == [(b"a\n", 1.0), (b"", 2.0)]
-
-    def test_all_can_be_taken_at_once(self, backlog):
-        held = Held(backlog, lambda: None)
-        held.put(b"a\nb\n", 1.0)
-        backlog.note(10.0, 10)
-        held.wait_for_turn(lambda lines, arrived, ahead: lines)
-        held.put(b"c\n", 2.0)
-        assert held.take_all() == b"a\nb\nc\n"
-        assert not held
-        assert (held.requests, held.size) == (0, 0)
-
-    def test_some_can_be_left_out(self, backlog):
-        held = Held(backlog, lambda: None)
-        held.put(b"a\nx\n", 1.0)
-        held.put(b"x\n", 2.0)
-        backlog.note(10.0, 10)
-        held.wait_for_turn(lambda lines, arrived, ahead: lines)
-        held.put(b"x\nb\n", 3.0)
-        held.keep(lambda lines: lines.replace(b"x\n", b""))
-        assert (held.requests, held.size, backlog.requests) == (2, 4, 2)
-        assert self.take_all(held) == [(b"a\n", 1.0), (b"b\n", 3.0)]
-        assert (held.requests, held.size, backlog.requests) == (0, 0, 0)
-
-    def test_what_is_to_wait_is_sifted_once_when_it_is_known_how_long(self, backlog):
-        asked = []
-
-        def sift(lines: bytes, arrived: float, ahead: int) -> bytes:
-            asked.append((lines, arrived, ahead))
-            return lines.replace(b"x\n", b"")
-
-        held = Held(backlog, lambda: None)
-        held.put(b"a\nx\nb\n", 1.0)
-        held.wait_for_turn(sift)
-        assert not asked
-        backlog.note(5.0, 10)
-        held.wait_for_turn(sift)
-        held.put(b"x\n", 2.0)
-        held.put(b"c\nx\n", 3.0)
-        held.put(b"", 4.0)
-        held.wait_for_turn(sift)
-        assert asked == [(b"a\nx\nb\n", 1.0, 0), (b"x\n", 2.0, 2), (b"c\nx\n", 3.0, 2)]
-        assert held.requests == 3
-        assert [lines for lines, _ in self.take_all(held)] == [b"a\n", b"b\n", b"c\n", b""]
-
-    def test_of_which_nothing_is_left_it_does_not_wait(self, backlog):
-        held = Held(backlog, lambda: None)
-        held.put(b"x\n", 1.0)
-        backlog.note(5.0, 10)
-        held.wait_for_turn(lambda lines, arrived, ahead: b"")
-        assert not held
-        assert not held.queued
-        assert not backlog
-
-
-class TestBacklog:
-    """Without a server."""
-
-    def test_all_have_their_turn_in_rotation_and_the_loop_goes_round_between(self, monkeypatch):
-        monkeypatch.setattr(module, "ROUND_SECONDS", 0.0)
-        seen: list[object] = []
-        backlog = Backlog()
-
-        def holder(name: str) -> Held:
-            def run() -> None:
-                seen.append(name)
-                held.take(0)
-                held.wait_for_turn(lambda lines, arrived, ahead: lines)
-
-            held = Held(backlog, run)
-            held.put(b"1\n2\n", 0.0)
-            held.wait_for_turn(lambda lines, arrived, ahead: lines)
-            held.wait_for_turn(lambda lines, arrived, ahead: lines)  # once is enough
-            return held
-
-        holders = [holder("a"), holder("b")]
-        while backlog:
-            gevent.sleep(0)
-            seen.append("a round")
-        assert not any(holders)
-        assert [each for each in seen if each != "a round"] == ["a", "b", "a", "b"]
-        assert seen.count("a round") >= 3
-        backlog.close()
-
-    def test_a_wait_is_estimated_by_what_the_last_ones_took(self):
-        backlog = Backlog()
-        assert not backlog.seconds
-        held = Held(backlog, lambda: None)
-        held.put(b"a\n", 0.0)
-        assert held.wait(100) == 0
-        backlog.note(0.2, 10)
-        assert held.wait(4) == pytest.approx(5 * 0.02)
-        held.wait_for_turn(lambda lines, arrived, ahead: lines)
-        assert held.wait(4) == pytest.approx(5 * 0.02)
-        others = [Held(backlog, lambda: None) for _ in range(3)]
-        for each in others:
-            each.put(b"a\n", 0.0)
-            each.wait_for_turn(lambda lines, arrived, ahead: lines)
-        assert held.wait(4) == pytest.approx(5 * 4 * 0.02)
-        for _ in range(200):
-            backlog.note(0.01, 10)
-        assert held.wait(0) == pytest.approx(4 * 0.001)
-        backlog.close()
-
-    def test_many_quick_ones_and_a_slow_one_are_averaged_by_their_number(self):
-        backlog = Backlog()
-        for _ in range(100):
-            backlog.note(0.0001, 99)
-            backlog.note(0.0099, 1)
-        assert backlog.seconds == pytest.approx(0.0001, rel=0.2)
-        backlog.close()
-
-    def test_quick_ones_run_several_in_a_turn_and_others_not_more_than_they_hold(self):
-        backlog = Backlog()
-        backlog.note(0.0005, 4)  # ten in a turn
-        held, *others = [Held(backlog, lambda: None) for _ in range(51)]
-        for each in others:
-            each.put(b"a\n", 0.0)
-            each.wait_for_turn(lambda lines, arrived, ahead: lines)
-        assert backlog.requests == 50
-        assert held.wait(0) == pytest.approx(51 * 0.000125)
-        assert held.wait(99) == pytest.approx((100 + 10 * 50) * 0.000125)
-        for each in others:
-            each.put(b"a\n" * 99, 0.0)
-        assert held.wait(99) == pytest.approx((100 + 10 * 500) * 0.000125)
-        for each in others:
-            each.take_all()
-        assert not backlog.requests
-        backlog.close()
-
-    def test_what_was_learned_before_one_that_took_long_counts(self, monkeypatch):
-        backlog = Backlog()
-        for _ in range(20):
-            backlog.note(0.001, 10)
-        now = monotonic()
-        monkeypatch.setattr(module, "monotonic", lambda: now + 2.0)
-        backlog.note(2.0, 1)
-        assert backlog.seconds < 0.05
-        backlog.close()
-
-    def test_one_request_that_is_slow_says_nothing_of_others(self):
-        backlog = Backlog()
-        for _ in range(4):
-            backlog.note(1.0, 1)
-            assert not backlog.seconds
-        backlog.note(1.0, 1)
-        assert backlog.seconds == pytest.approx(1.0)
-        backlog.close()
-
-    def test_what_was_learned_long_ago_does_not_count(self, monkeypatch):
-        backlog = Backlog()
-        backlog.note(5.0, 1)
-        now = monotonic()
-        monkeypatch.setattr(module, "monotonic", lambda: now + 0.02 + module.FRESH_SECONDS)
-        backlog.note(0.02, 10)
-        assert backlog.seconds == pytest.approx(0.002)
-        backlog.close()
+PING = {"cmdid": 0}
 
 
 class Computing:
@@ -240,10 +43,8 @@ class Computing:
         time.sleep(0.03)
 
 
-@pytest.fixture(params=["epoll", "watchers"])
-def computing(request, monkeypatch) -> Computing:
-    if request.param == "watchers":
-        monkeypatch.setattr(ready, "epoll", None)
+@pytest.fixture
+def computing() -> Computing:
     return Computing()
 
 
@@ -274,7 +75,7 @@ def test_what_comes_while_others_wait_is_refused_at_once(computing):
         computing.busy(busy)
         for n, line in enumerate(lines):
             line.send(work(n, id=n))
-        eventually(lambda: len(computing.ran) > 5)
+        eventually(lambda: len(computing.ran) > 6)
         late = stack.enter_context(running.line())
         assert late.ask(work(99, timeout=100))["code"] == 429  # without an id, as the first
         assert late.ask(work(98, timeout=100, id=1))["code"] == 429
@@ -457,7 +258,7 @@ def test_a_server_that_goes_tells_those_that_wait(computing):
 
 def test_of_one_connection_only_so_much_is_held(computing):
     computing.seconds = 0.001
-    count = 3 * RECV_BYTES // 250
+    count = 3 * MAX_QUEUED_BYTES // 250
     with serving(computing.commands) as running, running.line() as line, running.line() as busy:
         computing.busy(busy)
         line.send(*[work(n) for n in range(count)])
@@ -504,15 +305,14 @@ def test_what_waits_is_not_taken_for_idle(computing):
 
 
 def test_an_error_of_our_own_costs_the_connection_whose_turn_it_is(computing, monkeypatch):
-    take = Held.take
+    read = RequestReader.requests
 
-    def breaks(self, least):
-        lines, arrived = take(self, least)
+    def breaks(self, lines, *others):
         if b"broken" in lines:
             raise LookupError
-        return lines, arrived
+        return read(self, lines, *others)
 
-    monkeypatch.setattr(Held, "take", breaks)
+    monkeypatch.setattr(RequestReader, "requests", breaks)
     server = gtcp.Server(gtcp.Settings(port=0))
     server.include(computing.commands)
     running = Serving(server)
@@ -619,7 +419,7 @@ def test_timers_are_on_time_when_many_calls_end_whose_connections_hold_lines(com
         lines = [stack.enter_context(running.line()) for _ in range(30)]
         for n, line in enumerate(lines):
             line.send({"cmdid": 4, "id": n})
-        eventually(lambda: len(running.server._context.runners.in_flight) == len(lines))
+        eventually(lambda: len(running.server._context.in_flight) == len(lines))
         for line in lines:
             line.send(*[work(n, id=n) for n in range(4)])
         eventually(lambda: len(computing.ran) > 4)
@@ -629,29 +429,6 @@ def test_timers_are_on_time_when_many_calls_end_whose_connections_hold_lines(com
             line.replies(5)
         running.run(ticker.kill)
     assert max(b - a for a, b in pairwise(ran_by_then)) < 10
-
-
-def test_when_much_comes_at_once_the_loop_goes_round_while_it_is_read(computing, monkeypatch):
-    rounds = []
-    hold = Connection.hold
-
-    def noting(self, data, now):
-        rounds.append(gevent.get_hub().loop.iteration)
-        hold(self, data, now)
-
-    monkeypatch.setattr(ready, "ROUND_SECONDS", 0.0)
-    monkeypatch.setattr(Connection, "hold", noting)
-    computing.seconds = 0.005
-    with serving(computing.commands) as running, ExitStack() as stack:
-        busy, *lines = [stack.enter_context(running.line()) for _ in range(21)]
-        busy.send(*[work(n, id=n) for n in range(100)])
-        busy.reply()
-        for n, line in enumerate(lines):
-            line.send(work(n))
-        assert [line.reply()["result"] for line in lines] == list(range(20))
-        assert len(busy.replies(99)) == 99
-    assert len(rounds) == 20
-    assert len(set(rounds)) == 20
 
 
 def test_nobody_is_refused_for_a_single_request_that_was_slow(computing):
