@@ -363,7 +363,7 @@ UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def encode_reply(reply: Success | Failure, max_bytes: int | None) -> bytes:
-    """Return one reply as its line, with the newline.
+    """Return one reply as its line, without the newline.
 
     Raises:
         ValueError: it is too long, or would be more than one line (a ``Raw`` can hold a newline).
@@ -374,7 +374,7 @@ def encode_reply(reply: Success | Failure, max_bytes: int | None) -> bytes:
         raise ValueError("the encoded reply holds a newline")
     if max_bytes is not None and len(line) > max_bytes:
         raise ValueError(f"the reply is {len(line)} bytes long, at most {max_bytes} are allowed")
-    return line + b"\n"
+    return line
 
 
 def encode_request(request: Outgoing) -> bytes:

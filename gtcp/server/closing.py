@@ -25,7 +25,7 @@ from typing import Any
 from gevent import get_hub
 
 from gtcp.identity import Peer, fits
-from gtcp.protocol import BAD_REQUEST, GOING_AWAY, Failure, Request, encode_lines
+from gtcp.protocol import BAD_REQUEST, GOING_AWAY, Failure, Request, encode
 from gtcp.server.command import Command
 from gtcp.server.context import Context
 from gtcp.server.followers import Followers
@@ -155,7 +155,7 @@ class ClosingConnection:
         self._turning_away = True
         self._drop_ordered()
         self._turn_away(self.pending.take_all())
-        self._leave(encode_lines([Failure(GOING_AWAY, "going away")]), GOODBYE_SECONDS)
+        self._leave(encode(Failure(GOING_AWAY, "going away")), GOODBYE_SECONDS)
 
     def on_protocol_error(self, reply: Failure) -> None:
         """Answer what can't be read as a request. Nothing that follows runs."""
@@ -168,7 +168,7 @@ class ClosingConnection:
         """Send this as the last line, after the replies of calls in flight, then close."""
         self._turning_away = False
         self.pending.take_all()
-        self._leave(encode_lines([reply]), REFUSED_SECONDS)
+        self._leave(encode(reply), REFUSED_SECONDS)
 
     def on_end_of_stream(self) -> None:
         """The peer has shut down its side: it hung up, or waits for its last replies.
@@ -306,7 +306,7 @@ class ClosingConnection:
                 reply = Failure(GOING_AWAY, "going away", item.id)
                 if isinstance(item, Rejection):
                     reply = item.reply
-                self.writer.lines.append(encode_lines([reply]))
+                self.writer.lines.append(encode(reply))
         self.writer.flush_soon()
 
     def _wind_up(self) -> None:

@@ -32,8 +32,10 @@ from gtcp.server.scheduler import SLICE_SECONDS
 from gtcp.server.table import Item, keeps_order
 from gtcp.sockets import Stream
 
-#: Bytes of replies that are collected before they are sent.
-FLUSH_BYTES = 65536
+#: Bytes of replies that are collected before they are sent: more would keep the client idle while
+#: the server works on its next requests (with 64 callers on one client 64 KiB make 143,000 calls/s,
+#: 2 KiB 222,000).
+FLUSH_BYTES = 2048
 
 
 class Connection(ReceivingConnection):
@@ -157,12 +159,10 @@ class Connection(ReceivingConnection):
         # Requests may have to wait, to be refused, or to be counted; that changes at step 6 only.
         careful = bool(self.in_flight or in_flight.saturated or pending.counted)
         count = size = 0
-        while request is not None or pending:
+        while request is not None or (pending and writer.blocked_since is None):
             # 3. Take the next request. After a slice others run, and the rest is queued.
             if request is None:
                 if count and (now := monotonic()) >= until:
-                    break
-                if writer.blocked_since is not None:
                     break
                 request = pending.popleft()
             me.request = request
@@ -198,14 +198,13 @@ class Connection(ReceivingConnection):
                     line = encode(reply)
                     if line.find(b"\n") >= 0 or len(line) > longest:
                         raise ValueError
-                    line += b"\n"
                 except BaseException:  # the result may hold objects whose code raises anything
                     me.returned = True  # the failure is logged, and a log handler may wait
                     line = encode_safely(reply, request, longest)
                     me.returned = False
             count += 1
             if access is not None:
-                access.note(request, reply, len(line))
+                access.note(request, reply, len(line) + bool(line))
 
             # 6. Did the handler block? Then others have led since; lead again if nobody does.
             if self.leader is not me:

@@ -108,9 +108,10 @@ class Commands:
         table = Table(list(self))
         item = table.read(line.rstrip(b"\r\n") + b"\n", _NOWHERE, monotonic())[0]
         if isinstance(item, Rejection):
-            return encode_safely(item.reply, None, None) if item.fatal or not item.oneway else b""
-        reply = run(item)
-        return b"" if item.oneway else encode_safely(reply, item, None)
+            wanted, line = item.fatal or not item.oneway, encode_safely(item.reply, None, None)
+        else:
+            wanted, line = not item.oneway, encode_safely(run(item), item, None)
+        return line + b"\n" if wanted else b""
 
     def _add(self, command: Command) -> None:
         if self._fixed:

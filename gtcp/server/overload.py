@@ -177,7 +177,8 @@ def decide_by_wait(
     def decide(head: Any, arrived: float) -> Failure | None:
         nonlocal ahead, in_order
         cost = durations.of(head.cmdid, now)
-        wait = ahead + cost + min(others, (1 + ahead // SLICE_SECONDS) * slice_of_others)
+        before = min(others, (1 + ahead // SLICE_SECONDS) * slice_of_others)
+        wait = ahead + cost + before
         keeps_order = in_order and head.id is None and not head.oneway
         if head.timeout is not None and head.cmdid != OWN_CMDID and not keeps_order:
             left = arrived + head.timeout / 1000 - now

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from time import monotonic
 
-from gtcp.protocol import Failure, Head, encode_lines
+from gtcp.protocol import Failure, Head, encode
 from gtcp.server.background_log import log_bug
 from gtcp.server.closing import ClosingConnection
 from gtcp.server.overload import Decide, decide_by_limit, decide_by_wait, shed
@@ -121,8 +121,9 @@ class ReceivingConnection(ClosingConnection):
 
     def _refuse(self, head: Head | Item, reply: Failure, size: int) -> None:
         """Answer a request that does not run."""
-        line = b"" if head.oneway else encode_lines([reply])
+        line = b"" if head.oneway else encode(reply)
         if line:
             self.writer.lines.append(line)
         if self._context.access is not None and head.cmdid is not None:
-            self._context.access.note_refused(self.address, head.cmdid, reply.code, size, len(line))
+            sent = len(line) + bool(line)
+            self._context.access.note_refused(self.address, head.cmdid, reply.code, size, sent)

@@ -20,7 +20,7 @@ gevent's libuv loop has no ``prepare`` and ``check`` watchers and is not support
 from __future__ import annotations
 
 from collections import Counter, deque
-from time import monotonic
+from time import monotonic, thread_time
 from typing import Any, Protocol
 
 from gevent import get_hub
@@ -78,6 +78,7 @@ class Scheduler:
         self.arrived = monotonic()
         self._poll_started = self._poll_ended = self.arrived
         self.budget_ends = self.arrived + BUDGET_SECONDS
+        self._poll_ended_cpu = thread_time()
         try:
             self._prepare = loop.prepare(ref=False, priority=loop.MINPRI)
             self._check = loop.check(ref=False, priority=loop.MAXPRI)
@@ -93,12 +94,14 @@ class Scheduler:
         return len(self._queue)
 
     def over_budget(self, now: float) -> bool:
-        """Whether requests that are ready should queue: handlers of this iteration are slow.
+        """Return whether requests that are ready should queue: this iteration's handlers are slow.
 
-        The decision uses this iteration only, so a process that was descheduled forgets it with
-        the next one.
+        The decision uses this iteration only, and processor time: so neither a busy neighbour nor a
+        pause of the process changes it.
         """
-        spent = BUDGET_SECONDS + now - self.budget_ends
+        if now <= self.budget_ends:
+            return False
+        spent = thread_time() - self._poll_ended_cpu
         return spent > BUDGET_SECONDS and spent > SLOW_SECONDS * self.served
 
     def enqueue(self, connection: Schedulable) -> None:
@@ -140,6 +143,7 @@ class Scheduler:
 
     def _after_poll(self) -> None:
         previous, self._poll_ended = self._poll_ended, monotonic()
+        self._poll_ended_cpu = thread_time()
         self.budget_ends = self._poll_ended + BUDGET_SECONDS
         self.served = 0
         # A poll that has slept was ended by what arrived. Else it may have arrived at any time
@@ -148,14 +152,14 @@ class Scheduler:
         self.arrived = self._poll_ended if slept else previous
 
     def _run_queue(self) -> None:
-        until = monotonic() + BUDGET_SECONDS
+        until = thread_time() + BUDGET_SECONDS
         try:
             while self._queue:
                 connection = self._queue.popleft()
                 connection.queued = False
                 connection.resume()
                 self.find_blocked()
-                if monotonic() >= until:
+                if thread_time() >= until:
                     break
         finally:
             if self._queue and not self._timer.active:

@@ -37,7 +37,7 @@ class WriteBuffer:
     """Replies that one connection has not sent yet. Belongs to its hub.
 
     Attributes:
-        lines: complete lines, newline included, for the next ``flush``.
+        lines: complete lines, without their newlines, for the next ``flush``.
         blocked_since: when the kernel stopped taking data, monotonic seconds; else None.
     """
 
@@ -62,7 +62,7 @@ class WriteBuffer:
         lines = self.lines
         if not lines or self.blocked_since is not None or self._owner is None:
             return
-        data = lines[0] if len(lines) == 1 else b"".join(lines)
+        data = b"\n".join(lines) + b"\n"
         lines.clear()
         self._send(data, self._owner)
 
