@@ -196,7 +196,7 @@ def test_queued_calls_that_are_cancelled_do_not_run() -> None:
     @commands.handler(2)
     def computing(request: gtcp.Request) -> None:
         ran.append(request.id)
-        compute(0.005)
+        compute(0.012)  # more than the interpreter's switch interval: the test's thread runs too
 
     def cancel(n: int) -> dict[str, Any]:
         return {"cmdid": 0, "oneway": True, "params": {"op": "cancel", "id": n}}
