@@ -16,6 +16,7 @@ import pytest
 import gtcp
 from gtcp.server.pending import MAX_QUEUED_BYTES
 from gtcp.server.reader import RequestReader
+from gtcp.server.receiving import RECV_LONG_BYTES
 from tests.helpers import PATIENCE, Gate, Serving, compute, eventually, serving
 
 PING = {"cmdid": 0}
@@ -257,13 +258,20 @@ def test_a_server_that_goes_tells_those_that_wait(computing):
 
 
 def test_of_one_connection_only_so_much_is_held(computing):
-    computing.seconds = 0.001
+    seen = []
+
+    @computing.commands.handler(5)
+    def looks(request):
+        compute(0.001)
+        for each in running.server.connections:
+            seen.append((each.pending.size, each.reading))
+
     count = 3 * MAX_QUEUED_BYTES // 250
-    with serving(computing.commands) as running, running.line() as line, running.line() as busy:
-        computing.busy(busy)
-        line.send(*[work(n) for n in range(count)])
-        eventually(lambda: any(not each.reading for each in running.server.connections))
-        assert [each["result"] for each in line.replies(count)] == list(range(count))
+    with serving(computing.commands) as running, running.line() as line:
+        line.send(*[{"cmdid": 5, "params": {"padding": "x" * 250}}] * count)
+        assert [each["code"] for each in line.replies(count)] == [0] * count
+    assert max(size for size, _reading in seen) < MAX_QUEUED_BYTES + RECV_LONG_BYTES
+    assert not all(reading for _size, reading in seen)
 
 
 def test_whoever_sends_little_does_not_wait_for_what_another_has_sent(computing):
