@@ -30,6 +30,8 @@ def serve(port: int) -> None:
             if not data:
                 return
             if lines := cutter.lines(data):
-                sock.sendall(answer(lines))
+                replies = answer(lines)
+                if (sent := raw.send(replies)) < len(replies):
+                    sock.sendall(replies[sent:])
 
     StreamServer((HOST, port), handle, backlog=1024).serve_forever()

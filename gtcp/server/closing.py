@@ -126,8 +126,6 @@ class ClosingConnection:
         """Whether it is read from: not while the peer takes no replies, or much is queued."""
         return not self._closed and bool(self._watcher.active)
 
-    # What ``Connection`` adds
-
     leader: ServingGreenlet | None
 
     def on_blocked(self) -> None:
@@ -217,26 +215,28 @@ class ClosingConnection:
 
     def sweep(self, now: float) -> None:
         """End what takes too long. Called now and then, and twice a second while it is watched."""
-        settings, begun = self._context.settings, self.reader.buffer.begun
-        if _over(self.writer.blocked_since, settings.write_timeout, now):
+        if self in self._context.watched:
+            self._sweep_watched(now)
+        elif _over(self.active, self._idle_timeout, now):
+            busy = self.in_flight or self.pending or self.writer.blocked_since is not None
+            if not busy and not has_unread(self._sock):
+                self.go_away()
+
+    def _sweep_watched(self, now: float) -> None:
+        settings, blocked_since = self._context.settings, self.writer.blocked_since
+        if _over(blocked_since, settings.write_timeout, now):
             self._context.rate_limited_log.warning("%s: takes no replies; closing", self.address)
             self.close()
-        elif begun:
+        elif self.reader.buffer.begun:
             # While it is not read from, the peer can't be blamed.
             line = self._line_begun
             if line is None or line[1] != self.handled or not self.reading:
                 self._line_begun = now, self.handled
             elif _over(line[0], settings.line_timeout, now) and not self.leaving:
                 self.on_protocol_error(Failure(BAD_REQUEST, "the line was not finished in time"))
-        else:
-            if not self.in_flight:
-                self.followers.end_idle()
-            if self.writer.blocked_since is None and not len(self.followers):
-                self._context.watched.discard(self)
-            busy = self.in_flight or self.pending
-            idle = not busy and _over(self.active, self._idle_timeout, now)
-            if idle and not has_unread(self._sock):
-                self.go_away()
+        elif blocked_since is None and not self.in_flight:
+            self.followers.end_idle()
+            self._context.watched.discard(self)
 
     def on_write_blocked(self) -> None:
         """The kernel takes no more replies: nothing is read meanwhile."""

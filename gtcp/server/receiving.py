@@ -47,6 +47,8 @@ class ReceivingConnection(ClosingConnection):
             if not data:
                 self.on_end_of_stream()
                 return None
+            if len(data) == RECV_BYTES and data.find(b"\n") < 0:
+                data += self._rest_of_long_line()
         self.active = now
         queue = self.queued or (now > scheduler.budget_ends and scheduler.over_budget(now))
         if not (queue or self.in_flight or self.ending):
@@ -59,6 +61,13 @@ class ReceivingConnection(ClosingConnection):
         if lines or reader.broken:
             self._admit(lines, queue)
         return None
+
+    def _rest_of_long_line(self) -> bytes:
+        """Return more of a line whose beginning filled a ``recv``, as far as it has arrived."""
+        try:
+            return self._sock.recv(RECV_LONG_BYTES)
+        except OSError:  # nothing, or the next `recv` finds out what is wrong
+            return b""
 
     def _admit(self, lines: bytes, queue: bool) -> None:
         """Decode lines, and have the requests run now or queue; refuse what would expire there."""
