@@ -5,7 +5,7 @@ from importlib.metadata import version as version_of
 project = "gtcp"
 author = "the gtcp authors"
 copyright = "2026, the gtcp authors"  # noqa: A001  (the name Sphinx reads)
-release = version = version_of("gtcp")
+release = version = version_of("gtcp-rpc")
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]

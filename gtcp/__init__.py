@@ -1,4 +1,4 @@
-"""gtcp: the synchronous RPC where the deadline is real and no call is lost.
+"""gtcp: synchronous RPC with deadlines enforced on both sides and errors that say what ran.
 
 The client and the server are imported when they are first used: who only calls does not load
 the server, nor the other way round.
