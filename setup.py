@@ -1,13 +1,30 @@
-"""Packaging. What the tools are told stands in pyproject.toml."""
+"""Packaging. The configuration of tools is in pyproject.toml."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
-DOCS = ["furo>=2024.8", "myst-parser>=4", "sphinx>=8"]
+HERE = Path(__file__).parent
+REPOSITORY = "https://github.com/gtcp-rpc/gtcp-rpc"
 
-# gunicorn loads its gevent worker only where `packaging` is installed; its own extra sees to it.
+# The version is in one place: gtcp/__init__.py, which can't be imported without its dependencies.
+VERSION = re.search(
+    r'^__version__ = "(.+)"$', (HERE / "gtcp/__init__.py").read_text(encoding="utf-8"), re.MULTILINE
+).group(1)
+
+
+def long_description() -> str:
+    """Return the README with links that work where the package is shown: on the index."""
+    text = (HERE / "README.md").read_text(encoding="utf-8")
+    text = re.sub(r"(!\[[^]]*\]\()(?!https?:)", rf"\1{REPOSITORY}/raw/v{VERSION}/", text)
+    return re.sub(r"(?<!!)(\[[^]]*\]\()(?!https?:|#)", rf"\1{REPOSITORY}/blob/v{VERSION}/", text)
+
+
+# gunicorn loads its gevent worker only where `packaging` is installed: its own extra needs that.
 GUNICORN = ["gunicorn[gevent]>=23"]
+
+DOCS = ["furo>=2024.8", "myst-parser>=4", "sphinx>=8"]
 
 # Where it has wheels: its build needs clang. Elsewhere fuzz/ uses hypothesis alone.
 ATHERIS = (
@@ -18,28 +35,57 @@ ATHERIS = (
 
 TEST = [
     *GUNICORN,
-    *DOCS,
-    ATHERIS,
     "cryptography>=42",  # certificates that trustme does not make
     "coverage>=7.10",  # 7.10 measures subprocesses and forks by itself
     "hypothesis>=6.100",
-    "import-linter>=2.1",
-    "mypy>=1.15",
     "pytest>=8.4",
     "pytest-cov>=7",  # 7 leaves subprocesses to coverage
-    "ruff>=0.9",
+    "pytest-xdist>=3.6",
     "trustme>=1.2",
+]
+
+LINT = [
+    "import-linter>=2.1",
+    "mypy>=1.15",
+    "ruff>=0.9",
     "types-gevent>=24.11",
     "types-gunicorn>=23",
 ]
 
+BENCH = [
+    *GUNICORN,
+    "fastapi",
+    "flask",
+    "grpcio",
+    "httpx",
+    "Pyro5",
+    "redis",
+    "requests",
+    "rpyc",
+    "thriftpy2",
+    "tornado",
+    "uvicorn",
+    "uvloop",
+    "zerorpc",
+]
+
 setup(
-    name="gtcp",
-    version="0.1.0",
-    description="Synchronous RPC over TCP where the deadline is real and no call is lost",
-    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    name="gtcp-rpc",
+    version=VERSION,
+    description=(
+        "Synchronous RPC for Python services: deadlines enforced on both sides, and every error "
+        "says whether the handler ran"
+    ),
+    long_description=long_description(),
     long_description_content_type="text/markdown",
     author="the gtcp authors",
+    url=REPOSITORY,
+    project_urls={
+        "Documentation": f"{REPOSITORY}/tree/main/docs",
+        "Source": REPOSITORY,
+        "Changelog": f"{REPOSITORY}/blob/main/CHANGELOG.md",
+        "Issues": f"{REPOSITORY}/issues",
+    },
     license="MIT",
     license_files=["LICENSE"],
     keywords=["rpc", "tcp", "gevent", "msgspec", "gunicorn"],
@@ -64,7 +110,14 @@ setup(
         "msgspec>=0.19",
         "tomli>=2; python_version < '3.11'",  # msgspec.toml reads with it
     ],
-    extras_require={"gunicorn": GUNICORN, "test": TEST, "docs": DOCS},
+    extras_require={
+        "gunicorn": GUNICORN,
+        "test": TEST,
+        "lint": LINT,
+        "docs": DOCS,
+        "bench": BENCH,
+        "fuzz": ["hypothesis>=6.100", ATHERIS],
+    },
     entry_points={
         "console_scripts": ["gtcp = gtcp.cli:main"],
         "pytest11": ["gtcp = gtcp.testing.plugin"],

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from gtcp.server.server import Server
     from gtcp.server.settings import Settings, SettingsError
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "BaseHandler",

@@ -17,7 +17,9 @@ PEM = "-----BEGIN PRIVATE KEY-----\nMIGHAgEAMBMGByqGSM49AgEG\n-----END PRIVATE K
 
 
 @pytest.mark.parametrize(
-    "text", [f"billing.1:{HEX}", HEX, f" {HEX}\n", "a:" + "x1" * 8, PEM, "k=1\n" * 9]
+    "text",
+    [f"billing.1:{HEX}", HEX, f" {HEX}\n", "a:" + "x1" * 8, PEM, "k=1\n" * 9],
+    ids=["key", "token", "token with blanks", "short key", "PEM", "lines"],
 )
 def test_what_looks_like_a_secret_is_not_shown(text):
     assert may_be_secret(text)

@@ -98,7 +98,9 @@ def _announce(server: Server) -> None:
 
 def _serve_with_workers(target: Target, layers: Layers, *, reload: bool, patch: bool) -> None:
     if importlib.util.find_spec("gunicorn") is None:
-        raise GunicornMissing("--workers and --reload need gunicorn: pip install 'gtcp[gunicorn]'")
+        raise GunicornMissing(
+            "--workers and --reload need gunicorn: pip install 'gtcp-rpc[gunicorn]'"
+        )
     found = _ask_child(target, patch=patch)
     settings = layers(found.settings)
     _check_addresses(settings, _knows_peers(settings, found))

@@ -17,6 +17,8 @@ from benchmarks.load import NoCompiler, compiled
 from benchmarks.machine import ROOT, pick_cores, usable_cores
 from benchmarks.results import Run, load
 
+pytestmark = pytest.mark.slow
+
 PATIENCE = 300
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and epoll")
 COMPILER = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")

@@ -153,7 +153,7 @@ def test_without_gunicorn_workers_say_what_to_install(
     for flags in (["--workers", "2"], ["--reload"]):
         status, _, err = typed("serve", "app", *flags)
         assert status == 1
-        assert "pip install 'gtcp[gunicorn]'" in only_line(err)
+        assert "pip install 'gtcp-rpc[gunicorn]'" in only_line(err)
 
 
 def test_a_reader_that_has_seen_enough_gets_no_traceback(address: str) -> None:

@@ -22,6 +22,8 @@ APP = """
 import os
 import gtcp
 
+pytestmark = pytest.mark.programs
+
 server = gtcp.Server()
 
 

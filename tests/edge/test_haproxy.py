@@ -18,7 +18,10 @@ from tests.helpers import Line, serving
 
 HAPROXY = shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
 
-pytestmark = pytest.mark.skipif(HAPROXY is None, reason="haproxy is not installed")
+pytestmark = [
+    pytest.mark.skipif(HAPROXY is None, reason="haproxy is not installed"),
+    pytest.mark.programs,
+]
 
 CONFIGURATION = """
 defaults

@@ -25,6 +25,8 @@ import gevent
 
 import gtcp
 
+pytestmark = pytest.mark.programs
+
 server = gtcp.Server()
 
 

@@ -17,6 +17,8 @@ from tests.client.fakes import soon
 from tests.ledger.messages import RUN, Done
 from tests.server.gunicorn_process import GUNICORN, Supervised
 
+pytestmark = pytest.mark.programs
+
 ROOT = Path(__file__).parents[2]
 RESTARTS = int(os.environ.get("LEDGER_RESTARTS", "15"))
 CALLERS = 8

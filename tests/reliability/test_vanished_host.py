@@ -18,9 +18,12 @@ import pytest
 import gtcp
 from tests.helpers import eventually
 
-pytestmark = pytest.mark.skipif(
-    os.geteuid() != 0 or shutil.which("ip") is None, reason="needs root and the program ip"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        os.geteuid() != 0 or shutil.which("ip") is None, reason="needs root and the program ip"
+    ),
+    pytest.mark.slow,
+]
 
 COUNT = 1
 

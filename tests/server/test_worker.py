@@ -18,6 +18,8 @@ from tests.helpers import Line, eventually
 from tests.server.gunicorn_app import ABOUT, FAIL, PID, SPIN, WAIT
 from tests.server.gunicorn_process import GUNICORN, HERE, Supervised
 
+pytestmark = pytest.mark.programs
+
 LOOPBACK = "127.0.0.1:0"
 
 GOING_AWAY = {"code": 503, "message": "going away"}
