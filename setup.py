@@ -45,6 +45,7 @@ TEST = [
 ]
 
 LINT = [
+    "check-jsonschema>=0.29",  # workflow files
     "import-linter>=2.1",
     "mypy>=1.15",
     "ruff>=0.9",

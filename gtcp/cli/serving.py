@@ -24,6 +24,7 @@ from gtcp.cli.target import Target, TargetError, load
 from gtcp.server.handshake import make_handshake
 from gtcp.server.listener import Exposed, bind
 from gtcp.server.logger import SERVER, configure
+from gtcp.server.scheduler import UnsupportedLoop, check_loop
 from gtcp.server.server import Server
 from gtcp.server.settings import Settings, SettingsError
 from gtcp.server.socket_file import SocketFile
@@ -101,6 +102,10 @@ def _serve_with_workers(target: Target, layers: Layers, *, reload: bool, patch: 
         raise GunicornMissing(
             "--workers and --reload need gunicorn: pip install 'gtcp-rpc[gunicorn]'"
         )
+    try:
+        check_loop()  # once, here: each worker would fail with a dozen lines
+    except UnsupportedLoop as exc:
+        raise SettingsError(str(exc)) from exc
     found = _ask_child(target, patch=patch)
     settings = layers(found.settings)
     _check_addresses(settings, _knows_peers(settings, found))

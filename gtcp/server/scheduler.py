@@ -23,7 +23,7 @@ from collections import Counter, deque
 from time import monotonic, thread_time
 from typing import Any, Protocol
 
-from gevent import get_hub
+from gevent import config, get_hub
 
 #: Seconds for which one connection runs handlers before others do.
 SLICE_SECONDS = 0.002
@@ -40,6 +40,14 @@ SLEPT_SECONDS = 0.0005
 
 class UnsupportedLoop(Exception):
     """gevent's loop is libuv's, which lacks the watchers that a server needs."""
+
+
+def check_loop() -> None:
+    """Raise UnsupportedLoop if gevent is configured to use libuv."""
+    if "libuv" in config.loop.__module__:
+        raise UnsupportedLoop(
+            "GEVENT_LOOP: a server needs gevent's libev loop, not libuv: unset it, or set libev"
+        )
 
 
 class Schedulable(Protocol):
@@ -79,13 +87,9 @@ class Scheduler:
         self._poll_started = self._poll_ended = self.arrived
         self.budget_ends = self.arrived + BUDGET_SECONDS
         self._poll_ended_cpu = thread_time()
-        try:
-            self._prepare = loop.prepare(ref=False, priority=loop.MINPRI)
-            self._check = loop.check(ref=False, priority=loop.MAXPRI)
-        except (AttributeError, TypeError):
-            raise UnsupportedLoop(
-                "GEVENT_LOOP: a server needs gevent's libev loop, not libuv: unset it, or set libev"
-            ) from None
+        check_loop()
+        self._prepare = loop.prepare(ref=False, priority=loop.MINPRI)
+        self._check = loop.check(ref=False, priority=loop.MAXPRI)
         self._timer = loop.timer(0)
         self._prepare.start(self._before_poll)
         self._check.start(self._after_poll)

@@ -307,6 +307,24 @@ def test_libuv_is_refused_with_what_to_do() -> None:
     assert "SettingsError: GEVENT_LOOP: a server needs gevent's libev loop" in last
 
 
+@pytest.mark.parametrize("options", [(), ("--workers", "2")], ids=["one", "workers"])
+def test_libuv_is_refused_in_one_line_by_the_command(
+    tmp_path: Any, options: tuple[str, ...]
+) -> None:
+    (tmp_path / "app.py").write_text("import gtcp\nserver = gtcp.Server(gtcp.Settings(port=0))\n")
+    ended = subprocess.run(
+        [sys.executable, "-m", "gtcp", "serve", "app:server", *options],
+        cwd=tmp_path,
+        env={**os.environ, "GEVENT_LOOP": "libuv"},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert ended.returncode == 2
+    assert len(ended.stderr.splitlines()) == 1
+    assert "GEVENT_LOOP" in ended.stderr
+
+
 def test_the_greenlets_are_gevents_and_hub_children(handlers: Handlers) -> None:
     """So that what gevent says of them holds: killing, linking, local variables."""
     seen: list[Any] = []
