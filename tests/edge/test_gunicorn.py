@@ -18,11 +18,11 @@ from tests.edge.certificates import Authority
 from tests.helpers import eventually
 from tests.server.gunicorn_process import GUNICORN, Supervised
 
+pytestmark = pytest.mark.programs
+
 APP = """
 import os
 import gtcp
-
-pytestmark = pytest.mark.programs
 
 server = gtcp.Server()
 

@@ -18,14 +18,14 @@ import gtcp
 from tests.helpers import eventually
 from tests.server.gunicorn_process import GUNICORN, Supervised
 
+pytestmark = pytest.mark.programs
+
 APP = '''
 import os
 
 import gevent
 
 import gtcp
-
-pytestmark = pytest.mark.programs
 
 server = gtcp.Server()
 
