@@ -9,9 +9,9 @@ import pytest
 
 from tests.test_names import within
 
-#: Runs a command, then says on stderr what was loaded that gevent and msgspec had not.
+#: Runs a command, then says on stderr what was loaded that click, gevent and msgspec had not.
 PROGRAM = """\
-import sys, gevent, msgspec
+import sys, click, gevent, msgspec
 before = set(sys.modules)
 from gtcp.cli import main
 try:

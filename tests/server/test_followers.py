@@ -110,9 +110,11 @@ def test_followers_end_when_they_are_not_needed(handlers: Handlers) -> None:
     with serving(handlers.commands) as running, running.line() as line:
         line.ask(PING)
         before = greenlets()
-        line.send(*[{"cmdid": 2, "id": n} for n in range(40)])
+        line.send(*[{"cmdid": 3, "id": n} for n in range(40)])
+        eventually(lambda: handlers.gate.waiting == 40)
+        assert greenlets() == before + 39
+        handlers.gate.open()
         line.replies(40)
-        assert greenlets() > before
         eventually(lambda: greenlets() == before)
         assert line.ask(PING)["result"] == "pong"
 

@@ -14,6 +14,7 @@ import gevent
 import pytest
 
 import gtcp
+from gtcp.server import connection, scheduler
 from gtcp.server.pending import MAX_QUEUED_BYTES
 from gtcp.server.reader import RequestReader
 from gtcp.server.receiving import RECV_LONG_BYTES
@@ -45,7 +46,10 @@ class Computing:
 
 
 @pytest.fixture
-def computing() -> Computing:
+def computing(monkeypatch: pytest.MonkeyPatch) -> Computing:
+    # `compute` uses up the clock's time, whatever of it the processor gives to this process.
+    for module in (connection, scheduler):
+        monkeypatch.setattr(module, "thread_time", monotonic)
     return Computing()
 
 

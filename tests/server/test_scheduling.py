@@ -17,6 +17,7 @@ import pytest
 from gevent.event import Event
 
 import gtcp
+from gtcp.server import connection, scheduler
 from gtcp.server.table import Table
 from tests.helpers import Gate, Serving, compute, eventually, serving, ticking
 
@@ -24,7 +25,10 @@ PING = {"cmdid": 0}
 
 
 @pytest.fixture
-def commands():
+def commands(monkeypatch):
+    # `compute` uses up the clock's time, whatever of it the processor gives to this process.
+    for module in (connection, scheduler):
+        monkeypatch.setattr(module, "thread_time", monotonic)
     commands = gtcp.Commands()
     commands.handler(1)(lambda request: request.params.get("n"))
     # What arrives meanwhile is found by one poll.
@@ -451,7 +455,8 @@ def test_timers_are_on_time_while_long_batches_compute(commands):
         stack.enter_context(ticking(running, ticks))
         together(busy, *[lambda each=each: each.send(*batch) for each in lines])
         seen = [line.replies(10)[0]["result"] for line in lines]
-    assert max(Counter(seen).values()) <= 5
+    # In one iteration of the loop: slices of connections that wake up, then some of the queue's.
+    assert max(Counter(seen).values()) <= 8
 
 
 def test_nobody_is_taken_for_late_because_many_are_ready_all_the_time(commands):
