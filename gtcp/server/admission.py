@@ -109,6 +109,7 @@ class Admission:
         connection = Connection(entrant.sock, entrant.address, context, entrant.peer())
         limit = context.settings.max_connections_per_address
         if limit is not None and context.hosts[host_of(entrant.address)] > limit:
+            context.refuse(connection)
             connection.refuse(Failure(OVERLOADED, "too many connections from this address"))
         return connection
 
@@ -148,6 +149,7 @@ class Admission:
             connection = Connection(entrant.sock, entrant.address, self._context, entrant.peer())
         except OSError:  # it has gone
             return None
+        self._context.refuse(connection)
         connection.refuse(Failure(code, message))
         return connection
 

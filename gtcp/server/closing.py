@@ -14,7 +14,6 @@ the peer's receive buffer.
 
 from __future__ import annotations
 
-import random
 import socket
 import struct
 from collections import deque
@@ -109,7 +108,7 @@ class ClosingConnection:
         self._goodbye = b""  # the last line, until it is sent
         self._linger_seconds = GOODBYE_SECONDS
         self._line_begun: tuple[float, int] | None = None  # when a sweep first saw this line begun
-        self._idle_timeout = _with_jitter(context.settings.idle_timeout)
+        self._idle_timeout = context.next_idle_timeout()
         self._timer: Any = None
         context.opened(self)
 
@@ -330,6 +329,9 @@ class ClosingConnection:
         return self._closed or (self.ending and not busy)
 
     def _on_grace_over(self) -> None:
+        if self.leader is not None:
+            self.on_blocked()  # its handler has, and the hub has not looked yet
+        self.pending.take_all()
         self._drop_ordered()
         self._stop_calls(lambda _item: True)
 
@@ -393,8 +395,3 @@ class ClosingConnection:
 
 def _over(since: float | None, limit: float | None, now: float) -> bool:
     return since is not None and limit is not None and now - since > limit
-
-
-def _with_jitter(seconds: float | None) -> float | None:
-    """Vary it by 10 percent: connections opened together do not close together."""
-    return None if seconds is None else seconds * random.uniform(0.9, 1.1)

@@ -85,7 +85,7 @@ class Connection(ReceivingConnection):
         """Serve what can be served now. Called in a follower."""
         try:
             self._serve(me)
-        except Exception:  # as in `run`
+        except BaseException:  # as in `run`
             log_bug(self.address)
             self._forget(me)
             self.close()
@@ -140,8 +140,10 @@ class Connection(ReceivingConnection):
 
         # 1. Lead. The hub looks at this list before each poll: a connection that is still in it
         #    has a handler that has blocked (`on_blocked`).
-        self.leader = me
         serving = scheduler.serving
+        if len(serving) >= in_flight.room:
+            scheduler.find_blocked()  # they count: nobody else runs at the moment
+        self.leader = me
         serving.append(self)
 
         # 2. Receive, cut into lines and decode, unless requests wait from before. What can't run
@@ -188,7 +190,7 @@ class Connection(ReceivingConnection):
                     reply = me.failure_of(request, exc)
                 if me.gr_context is not None:  # no context variable leaks into the next request
                     me.gr_context = None
-                if measured and self.leader is me:
+                if measured and self.leader is me and request._command is not None:
                     context.durations.note(request.cmdid, thread_time() - began, now)
 
             # 5. Encode the reply now: a handler may go on to change what it returned.
@@ -199,9 +201,7 @@ class Connection(ReceivingConnection):
                     if line.find(b"\n") >= 0 or len(line) > longest:
                         raise ValueError
                 except BaseException:  # the result may hold objects whose code raises anything
-                    me.returned = True  # the failure is logged, and a log handler may wait
-                    line = encode_safely(reply, request, longest)
-                    me.returned = False
+                    line = me.log_failure(encode_safely, reply, request, longest)
             count += 1
             if access is not None:
                 access.note(request, reply, len(line) + bool(line))
@@ -306,8 +306,11 @@ class Connection(ReceivingConnection):
             self.on_blocked()  # a follower's handler has, and the hub has not looked yet
         of_owner = me is not self._owner and self._owner_waits
         if not (of_owner or self.queued or self._closed) and self.writer.blocked_since is None:
+            scheduler = self._context.scheduler
+            if len(scheduler.serving) >= self._context.in_flight.room:
+                scheduler.find_blocked()
             self.leader = me
-            self._context.scheduler.serving.append(self)
+            scheduler.serving.append(self)
             return True
         if self.pending and self.writer.blocked_since is None:
             self._enqueue()

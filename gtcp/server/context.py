@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections import Counter
 from collections.abc import Collection, Iterator
 from math import inf
@@ -43,6 +44,7 @@ class Context:
     Attributes:
         rate_limited_log: for lines that peers can cause at will.
         connections: the open connections.
+        refused: connections that only wait for their peer to take a refusal; no limit counts them.
         watched: connections whose peer has to finish a line or to take replies in time.
         hosts: open connections by the host of the peer.
         entering: connections that have not passed the handshake.
@@ -61,6 +63,7 @@ class Context:
         self.rate_limited_log = RateLimitedLog(log)
         self.connections: set[Any] = set()
         self.watched: set[Any] = set()
+        self.refused: set[Any] = set()
         self.hosts: Counter[str] = Counter()
         self.max_reply_bytes = settings.max_reply_bytes
         limit = settings.max_connections
@@ -84,12 +87,26 @@ class Context:
         self.connections.add(connection)
         self.hosts[host_of(connection.address)] += 1
 
+    def next_idle_timeout(self) -> float | None:
+        """Return an idle timeout; it varies by 10 percent, so that connections opened together do
+        not close together."""
+        seconds = self.settings.idle_timeout
+        return None if seconds is None else seconds * random.uniform(0.9, 1.1)
+
+    def refuse(self, connection: Any) -> None:
+        """Count a connection out that is refused: it must not keep others out."""
+        self.refused.add(connection)
+        self.one_less_of(host_of(connection.address))
+
     def closed(self, connection: Any) -> None:
         """Count a connection out."""
         self.connections.discard(connection)
         self.watched.discard(connection)
         self.handled_before += connection.handled
-        self.one_less_of(host_of(connection.address))
+        if connection in self.refused:
+            self.refused.discard(connection)
+        else:
+            self.one_less_of(host_of(connection.address))
 
     def one_less_of(self, host: str) -> None:
         """Count a connection of this host out."""
@@ -99,7 +116,8 @@ class Context:
 
     def too_many(self, host: str) -> str:
         """Return why another connection of this host exceeds a limit; empty if it does not."""
-        if len(self.connections) + self.entering >= self.max_connections:
+        admitted = len(self.connections) - len(self.refused)
+        if admitted + self.entering >= self.max_connections:
             return "too many connections"
         limit = self.settings.max_connections_per_address
         if limit is not None and self.hosts[host] >= limit:

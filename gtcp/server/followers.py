@@ -23,12 +23,13 @@ class Followers:
         serve: serves the connection; called in the follower.
     """
 
-    __slots__ = ("_closed", "_idle", "_serve")
+    __slots__ = ("_closed", "_idle", "_resumed", "_serve")
 
     def __init__(self, serve: Callable[[ServingGreenlet], None]) -> None:
         self._serve = serve
         self._idle: list[ServingGreenlet] = []
         self._closed = False
+        self._resumed: ServingGreenlet | None = None
 
     def __len__(self) -> int:
         """Return how many are idle."""
@@ -37,6 +38,7 @@ class Followers:
     def resume(self) -> None:
         """Have a follower serve the connection; called in the hub."""
         follower = self._idle.pop() if self._idle else ServingGreenlet(self._run)
+        self._resumed = follower
         follower.switch()
 
     def end_idle(self) -> None:
@@ -65,13 +67,12 @@ class Followers:
         """Wait until there is something to serve; return False if the follower has to end."""
         hub = get_hub()
         while True:
+            self._resumed = None
             try:
                 hub.switch()
-            except GreenletExit:
-                if me not in self._idle:
-                    return False
-                log_left_behind(GreenletExit())
+                if self._resumed is me:
+                    return True
             except BaseException as exc:
+                if isinstance(exc, GreenletExit) and me not in self._idle:
+                    return False
                 log_left_behind(exc)
-            if me not in self._idle:
-                return True

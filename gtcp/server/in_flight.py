@@ -9,16 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from math import inf
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 
 from gevent import Greenlet, get_hub
 
 from gtcp.deadline import Alarm, Carrier, earliest
 from gtcp.errors import CallTimeout, Cancelled
 from gtcp.protocol import DEADLINE_EXCEEDED, OWN_CMDID, Failure
+from gtcp.server.background_log import log_left_behind
 from gtcp.server.outcome import failure
 from gtcp.server.overload import over_limit
 from gtcp.server.table import Item, Rejection, runs_to_end
+
+R = TypeVar("R")
 
 #: Seconds that the deadline of a nested call may be earlier, since it travels in milliseconds.
 CLOSE_SECONDS = 0.002
@@ -61,10 +64,24 @@ class ServingGreenlet(Greenlet, Carrier):  # type: ignore[type-arg]
         if late and isinstance(exc, CallTimeout):
             # A call made by the handler has noticed first that their common deadline passed.
             return Failure(DEADLINE_EXCEEDED, "the deadline passed", item.id)
-        self.returned = True  # it is logged, and a log handler may wait
-        reply = failure(item, exc)
-        self.returned = False
-        return reply
+        return self.log_failure(failure, item, exc)
+
+    def log_failure(self, function: Callable[..., R], *args: Any) -> R:
+        """Call a function that logs a failure. A log handler may wait, and is not cancelled.
+
+        The function is called again if a Timeout or kill that a handler left behind ends the wait.
+        """
+        self.returned = True
+        try:
+            try:
+                return function(*args)
+            except Exception:
+                raise
+            except BaseException as exc:
+                log_left_behind(exc)
+                return function(*args)
+        finally:
+            self.returned = False
 
     def is_ending(self, now: float) -> bool:
         """Return whether the request in flight is cancelled, or is about to be."""
@@ -98,6 +115,7 @@ class InFlight(Collection[ServingGreenlet]):
 
     Attributes:
         saturated: whether the server's limit is reached.
+        room: how many more the server's limit allows.
     """
 
     def __init__(self, limit: int | None, limit_per_connection: int | None) -> None:
@@ -106,7 +124,8 @@ class InFlight(Collection[ServingGreenlet]):
         self._greenlets: set[ServingGreenlet] = set()
         self._alarm = Alarm(self._expire)
         self._stopped = False
-        self.saturated = self._limit <= 0
+        self.saturated = False
+        self.room = self._limit
 
     def __contains__(self, greenlet: object) -> bool:
         return greenlet in self._greenlets
@@ -124,7 +143,7 @@ class InFlight(Collection[ServingGreenlet]):
         greenlet.stopped, greenlet.stopping = None, False
         greenlet.deadline = None if runs_to_end(request) else request.deadline
         self._greenlets.add(greenlet)
-        self.saturated = len(self._greenlets) >= self._limit
+        self._count()
         if greenlet.deadline is not None:
             self._alarm.by(greenlet.deadline)
         if self._stopped:
@@ -134,7 +153,11 @@ class InFlight(Collection[ServingGreenlet]):
         """Forget a request that is answered."""
         greenlet.stopped, greenlet.stopping, greenlet.deadline = None, False, None
         self._greenlets.discard(greenlet)
-        self.saturated = len(self._greenlets) >= self._limit
+        self._count()
+
+    def _count(self) -> None:
+        self.room = self._limit - len(self._greenlets)
+        self.saturated = self.room <= 0
 
     def full(self, of_connection: Collection[ServingGreenlet]) -> bool:
         """Return whether another request of a connection would exceed a limit.

@@ -75,22 +75,28 @@ def shed(table: Table, lines: bytes, arrived: float, decide: Decide) -> tuple[li
     """Refuse some of these requests.
 
     Requests of unknown commands are kept, and so is everything from a line on that is not a
-    request: the decoder finds out what to answer.
+    request: the decoder finds out what to answer. Behind a request without an id that is kept,
+    those without an id are kept too: their replies are in order.
 
     Returns:
         The refusals, and the lines that are kept.
     """
     refusals: list[Refusal] = []
     kept: list[bytes] = []
+    behind = False
     rest = iter(lines.split(b"\n")[:-1])
     for line in rest:
         head = table.read_head(line)
         if head is None:
             kept += [line, *rest]
             break
-        reply = decide(head, arrived) if head.cmdid in table.commands else None
+        in_order = head.id is None and not head.oneway
+        reply = None
+        if head.cmdid in table.commands and not (behind and in_order):
+            reply = decide(head, arrived)
         if reply is None:
             kept.append(line)
+            behind = behind or in_order
         else:
             refusals.append(Refusal(head, reply, len(line) + 1))
     return refusals, b"".join(line + b"\n" for line in kept)
@@ -103,7 +109,7 @@ def decide_by_limit(ordered: bool) -> Decide:
     are kept if one is in flight, for which they have to wait anyway.
 
     Args:
-        ordered: whether a request without an id is in flight.
+        ordered: whether a request without an id is in flight or queued.
     """
     room = False
 

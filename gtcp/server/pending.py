@@ -67,8 +67,9 @@ class PendingRequests(deque[Item]):
         if self.counted:
             assert self.by_command is not None
             self.counted -= 1
-            self.by_command[item.cmdid] -= 1
-            self._scheduler.queued[item.cmdid] -= 1
+            key = _key(item)
+            self.by_command[key] -= 1
+            self._scheduler.queued[key] -= 1
             self.size -= len(item._source.line)
             self.unknown = self.unknown and bool(self.counted)
 
@@ -86,7 +87,13 @@ class PendingRequests(deque[Item]):
         now, estimate = monotonic(), self._durations.of
         for item in items:
             self.counted += 1
-            self.by_command[item.cmdid] += 1
-            self._scheduler.queued[item.cmdid] += 1
+            key = _key(item)
+            self.by_command[key] += 1
+            self._scheduler.queued[key] += 1
             self.size += len(item._source.line)
-            self.unknown = self.unknown or not estimate(item.cmdid, now)
+            self.unknown = self.unknown or not (key is None or estimate(key, now))
+
+
+def _key(item: Item) -> int | None:
+    """Return the cmdid of a request; None for others, whose cmdids are whatever a peer sends."""
+    return None if item._command is None else item.cmdid

@@ -81,6 +81,8 @@ class ReceivingConnection(ClosingConnection):
         if self._closed:  # while refusals were sent
             return
         items = reader.requests(lines, arrived, self._cancel)
+        if self._closed:  # while params were decoded that wait
+            return
         if not queue:
             self.pending.extend(items)
         elif items:
@@ -93,7 +95,7 @@ class ReceivingConnection(ClosingConnection):
         """Return what decides which of the requests received are refused, if any may be."""
         calls = self._context.in_flight
         if (self.in_flight or calls.saturated) and calls.full(self.in_flight):
-            return decide_by_limit(self.ordered is not None)
+            return decide_by_limit(self.ordered is not None or bool(self.pending))
         if not queue:
             return None
         own = self.pending.seconds(monotonic())
@@ -117,12 +119,15 @@ class ReceivingConnection(ClosingConnection):
         """Refuse queued requests that would expire, now that their wait can be estimated."""
         decide = self._decide_by_wait(self.pending.seconds(monotonic()), 0.0, False)
         items = self.pending.take_all()
+        behind = self.ordered is not None
         for item in items:
+            in_order = item.id is None and not item.oneway
             reply = None
-            if decide and not isinstance(item, Rejection):
+            if decide and not (isinstance(item, Rejection) or (behind and in_order)):
                 reply = decide(item, item._source.arrived)
             if reply is None:
                 self.pending.append(item)
+                behind = behind or in_order
             else:
                 self._refuse(item, reply, len(item._source.line) + 1)
         self.pending.count_all()

@@ -369,6 +369,7 @@ class Server:
 
     def _cut(self, context: Context) -> None:
         """End what is left: its callers see the connection break."""
+        context.scheduler.find_blocked()  # also handlers that have just begun
         for connection in list(context.connections):
             connection.cut()
         context.in_flight.stop_all()
