@@ -22,7 +22,7 @@ def long_description() -> str:
 
 
 # gunicorn loads its gevent worker only where `packaging` is installed: its own extra needs that.
-GUNICORN = ["gunicorn[gevent]>=23"]
+GUNICORN = ["gunicorn[gevent]>=25"]
 
 DOCS = ["furo>=2024.8", "myst-parser>=4", "sphinx>=8"]
 

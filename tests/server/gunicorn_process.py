@@ -10,11 +10,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from gunicorn import config
+
 from tests.helpers import PATIENCE, eventually
 
 HERE = Path(__file__).parent
 
-GUNICORN = ("-m", "gunicorn", "-k", "gtcp.server.worker.GtcpWorker", "--no-control-socket")
+# Older versions have no control socket, and no option against it.
+NO_CONTROL_SOCKET = ("--no-control-socket",) if hasattr(config, "ControlSocketDisable") else ()
+GUNICORN = ("-m", "gunicorn", "-k", "gtcp.server.worker.GtcpWorker", *NO_CONTROL_SOCKET)
 
 
 class Supervised:
