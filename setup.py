@@ -108,7 +108,7 @@ setup(
     install_requires=[
         "click>=8.1",
         "gevent>=24.10.1",
-        "msgspec>=0.19",
+        "msgspec>=0.22",
         "tomli>=2; python_version < '3.11'",  # msgspec.toml reads with it
     ],
     extras_require={
