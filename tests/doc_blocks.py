@@ -32,7 +32,6 @@ import re
 import select
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -40,6 +39,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from tests.helpers import free_port
 
 FENCE = re.compile(r"(\s*)(`{3,}|~{3,})\s*([^\s`]*)")
 MARK = re.compile(r"\s*<!--\s*([\w-]+)\s*(?::\s*(.*?))?\s*-->\s*")
@@ -334,11 +335,6 @@ def environment() -> dict[str, str]:
 def signal_group(process: "subprocess.Popen[bytes]", number: int) -> None:
     if process.poll() is None:
         os.killpg(process.pid, number)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
 
 
 def read(output: Path) -> str:

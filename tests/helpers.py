@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import random
 import socket
 import subprocess
 import sys
@@ -64,6 +65,21 @@ class Gate:
             raise
         finally:
             self.waiting -= 1
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on, outside of the ephemeral range.
+
+    Tests run in parallel, and another one's server may get any port of that range when it is free.
+    """
+    while True:
+        port = random.SystemRandom().randint(10_000, 32_000)
+        with socket.socket() as sock:
+            try:
+                sock.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 def compute(seconds: float) -> None:

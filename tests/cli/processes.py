@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.helpers import PATIENCE, Line
+from tests.helpers import PATIENCE, Line, free_port
 
 COMMAND = [sys.executable, "-W", "error", "-m", "gtcp"]
 
@@ -150,8 +150,7 @@ def peer(*chunks: bytes, close: bool = True) -> Iterator[tuple[str, list[bytes]]
 
 def free_address() -> str:
     """Where nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return f"127.0.0.1:{sock.getsockname()[1]}"
+    return f"127.0.0.1:{free_port()}"
 
 
 def only_line(text: str) -> str:

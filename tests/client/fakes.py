@@ -218,13 +218,6 @@ def full_accept_queue() -> Iterator[FakeServer]:
         server.close()
 
 
-def free_port() -> int:
-    """A port where nobody listens."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
 def outcome(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """What the function returns, or the exception that it raises."""
     try:

@@ -13,8 +13,8 @@ import pytest
 from gevent.exceptions import BlockingSwitchOutError
 
 import gtcp
-from tests.client.fakes import Peer, answer, begin, fake_server, free_port, outcome, soon
-from tests.helpers import PATIENCE
+from tests.client.fakes import Peer, answer, begin, fake_server, outcome, soon
+from tests.helpers import PATIENCE, free_port
 
 Connect = Callable[..., gtcp.Client]
 

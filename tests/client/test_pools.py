@@ -21,12 +21,11 @@ from tests.client.fakes import (
     FakeServer,
     Peer,
     fake_server,
-    free_port,
     full_accept_queue,
     outcome,
     soon,
 )
-from tests.helpers import PATIENCE, Gate, Serving, eventually, serving
+from tests.helpers import PATIENCE, Gate, Serving, eventually, free_port, serving
 
 Connect = Callable[..., gtcp.Client]
 

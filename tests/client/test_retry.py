@@ -10,7 +10,8 @@ import pytest
 
 import gtcp
 from gtcp.client.retry import BUDGET, Retry
-from tests.client.fakes import FakeServer, Peer, answer, begin, fake_server, free_port, outcome
+from tests.client.fakes import FakeServer, Peer, answer, begin, fake_server, outcome
+from tests.helpers import free_port
 
 Connect = Callable[..., gtcp.Client]
 

@@ -18,10 +18,9 @@ from tests.client.fakes import (
     answer,
     begin,
     fake_server,
-    free_port,
     soon,
 )
-from tests.helpers import PATIENCE, Gate, serving
+from tests.helpers import PATIENCE, Gate, free_port, serving
 
 Connect = Callable[..., gtcp.Client]
 
