@@ -15,7 +15,6 @@ from gtcp.protocol import (
     Request,
     Source,
     Success,
-    count_lines,
     depth_within,
     encode_reply,
     encode_request,
@@ -45,12 +44,6 @@ def json_values(leaves=None):
     return st.recursive(
         leaves, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8
     )
-
-
-@given(st.lists(st.integers(0, 2000), max_size=30), st.integers(0, 2000))
-def test_lines_are_counted_however_long_they_are(lengths, rest):
-    data = b"".join(b"x" * length + b"\n" for length in lengths) + b"x" * rest
-    assert count_lines(data) == len(lengths)
 
 
 class TestLineBuffer:
