@@ -74,9 +74,10 @@ def deadline(seconds: float) -> Iterator[None]:
         CallTimeout: when the time passed while the block waited; ``executed`` is ``"maybe"``.
     """
     when = earliest(current(), monotonic() + seconds)
+    timer = gevent.Timeout(seconds)
     token = _narrowed.set(when)
-    timer = gevent.Timeout.start_new(seconds)
     try:
+        timer.start()  # in here: a signal handler may raise between any two instructions
         yield
     except gevent.Timeout as fired:
         if fired is not timer:
@@ -111,15 +112,18 @@ class Alarm:
 
     Attributes:
         at: when it goes off, monotonic seconds; infinity when it does not.
+        through: calls what the event loop would call, with it as the argument; None for
+            the event loop itself.
     """
 
-    __slots__ = ("at", "_expire", "_ref", "_timer")
+    __slots__ = ("_expire", "_ref", "_timer", "at", "through")
 
     def __init__(self, expire: Callable[[float], float | None], ref: bool = True) -> None:
         self._expire = expire
         self._ref = ref
         self._timer: Any = None
         self.at = inf
+        self.through: Callable[[Callable[[], None]], object] | None = None
 
     def by(self, when: float) -> None:
         """Go off when this deadline passes, or earlier."""
@@ -140,7 +144,10 @@ class Alarm:
         self._timer = get_hub().loop.timer(max(0.0, when - now), ref=self._ref)
         # The loop's own idea of the time may be old: without `update` a timer set after a
         # long computation would go off early by as much.
-        self._timer.start(self._ring, update=True)
+        if self.through is None:
+            self._timer.start(self._ring, update=True)
+        else:
+            self._timer.start(self.through, self._ring, update=True)
 
     def _ring(self) -> None:
         self.at = inf

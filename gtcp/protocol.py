@@ -208,6 +208,12 @@ class Reply(msgspec.Struct, gc=False):
     data: Any = None
 
 
+class RawReply(Reply, gc=False):
+    """A reply whose result is decoded later, into the type that the caller asked for."""
+
+    result: msgspec.Raw = msgspec.Raw(b"null")
+
+
 #: Bytes of a line's beginning that are kept as one, however many they came as.
 SMALL = 4096
 
@@ -346,6 +352,7 @@ encode = msgspec.json.Encoder().encode
 encode_lines = msgspec.json.Encoder().encode_lines
 decode_envelope = msgspec.json.Decoder(Envelope).decode
 decode_reply = msgspec.json.Decoder(Reply).decode
+decode_raw_reply = msgspec.json.Decoder(RawReply).decode
 
 #: What decoding bytes from a peer can raise (msgspec's own, and two it lets through).
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)

@@ -50,8 +50,8 @@ class Stream(Protocol):
     def shutdown(self, how: int, /) -> None:
         """End one direction or both."""
 
-    def getsockopt(self, *args: int) -> Any:
-        """Return a socket option."""
+    def getsockopt(self, level: int, option: int, size: int, /) -> bytes:
+        """Return a socket option, as so many bytes."""
 
     def setsockopt(self, level: int, option: int, value: Any, /) -> None:
         """Set a socket option."""

@@ -19,7 +19,7 @@ from gtcp.address import Address, parse
 from gtcp.client.dial import Dialled, Options, Trust, dial
 from gtcp.client.pool import Pool
 from gtcp.client.pools import Pools, never_return
-from gtcp.client.reply import error_of
+from gtcp.client.reply import error_of, result_of
 from gtcp.client.retry import Retry
 from gtcp.client.stream import Outcome, Stream
 from gtcp.deadline import current
@@ -198,8 +198,9 @@ class Client:
             _check(cmdid, meta)
         deadline = self._deadline(timeout, detach)
         pool = self._pools.here()
-        reply = self._complete(pool, cmdid, params, deadline, meta, idempotent)
-        if reply.code == 0 and result is Any:
+        raw = result is not Any
+        reply = self._complete(pool, cmdid, params, deadline, meta, idempotent, raw)
+        if reply.code == 0 and type(reply.result) is not msgspec.Raw:
             return reply.result
         return _result(reply, result)
 
@@ -321,6 +322,7 @@ class Client:
         deadline: float | None,
         meta: dict[str, str] | None,
         idempotent: bool,
+        raw: bool,
         failure: Reply | GtcpError | None = None,
     ) -> Reply:
         """See a call through to a reply that is final, from its start or a first failure on.
@@ -341,7 +343,7 @@ class Client:
                         earlier = "maybe"
                 try:
                     connection = pool.ready() or pool.get_for(cmdid, params, deadline, meta)
-                    reply = connection.call(cmdid, params, deadline, meta)
+                    reply = connection.call(cmdid, params, deadline, meta, raw)
                 except (ConnectError, ConnectionLost, ProtocolError) as exc:
                     failure = exc
                 else:
@@ -373,9 +375,10 @@ class Client:
         pool = self._pools.here()
 
         def complete(params: Any, deadline: float | None, failure: Reply | GtcpError) -> Reply:
-            return self._complete(pool, cmdid, params, deadline, meta, idempotent, failure)
+            return self._complete(pool, cmdid, params, deadline, meta, idempotent, raw, failure)
 
-        stream = Stream(pool, cmdid, meta, self._seconds(timeout), window, ordered, complete)
+        raw = result is not Any
+        stream = Stream(pool, cmdid, meta, self._seconds(timeout), window, ordered, raw, complete)
         try:
             for outcome in stream.outcomes(source):
                 try:
@@ -451,9 +454,4 @@ def _result(outcome: Outcome, wanted: Any) -> Any:
         raise outcome
     if outcome.code != 0:
         raise error_of(outcome)
-    if wanted is Any:
-        return outcome.result
-    try:
-        return msgspec.convert(outcome.result, wanted, str_keys=True)
-    except msgspec.ValidationError as exc:
-        raise ProtocolError(f"the result does not fit: {exc}", executed="maybe") from exc
+    return result_of(outcome, wanted)

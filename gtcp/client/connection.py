@@ -1,33 +1,44 @@
 """One socket, many calls in flight on it.
 
-A call that is the only one sends its line at once. Others queue theirs and give the turn away:
-the lines queued in one turn of the event loop leave in one ``send``. Replies are read in the
-hub, which finds the waiting call by its id and switches straight into it; but the only call of
-a thread where nothing else goes on waits by itself, for a moment. A call that stops
-waiting (its deadline, a kill) takes its id with it, so its late reply is recognised and
-dropped, and the connection lives on.
+A call that is the only one sends its line at once. Others queue theirs: the lines queued in one
+iteration of the event loop leave in one ``send``. A reply finds its call by the id. A call that
+stops waiting (deadline, kill) removes its id, so a late reply is recognised and dropped, and the
+connection stays usable.
 
-Ids count the lines that were queued (see ``outbox``), so an id also says whether its line was
-handed over to the kernel.
+**The keeper.** Everything that the event loop calls (something to read, the socket is writable, a
+deadline, queued lines to send) runs in a greenlet of the connection, its keeper: the watchers'
+callback is the keeper's ``switch``. It never blocks. In a callback of the hub itself, an exception
+raised by a signal handler would end in gevent, which stops the watcher; in the keeper it closes
+the connection, fails the calls in flight and is raised again in the main greenlet.
+
+**Exceptions at any point.** Wherever a ``BaseException`` is raised in here, by a signal handler
+between any two instructions, the connection afterwards is either intact or closed, and
+``executed`` is right. What was received and not yet delivered would be lost, and of a send that
+was interrupted nobody knows how much has left: both close the connection.
+
+The only call of a thread in which nothing else happens waits for its reply outside the event loop
+(see ``busy_poll``).
 """
 
 from __future__ import annotations
 
 import contextlib
 import socket
+import sys
 from collections.abc import Callable
+from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gevent import get_hub
 from gevent.exceptions import BlockingSwitchOutError
-from greenlet import getcurrent
+from greenlet import GreenletExit, getcurrent, greenlet
 
-from gtcp.client.lone import TURN, BusyPoll, is_alone
-from gtcp.client.outbox import Outbox
+from gtcp.client.busy_poll import OUTSIDE_HUB_SECONDS, BusyPoll, is_only_watcher
 from gtcp.client.reply import Replies
 from gtcp.client.retry import ServerLeaving
-from gtcp.client.waiting import Call, Waiting
+from gtcp.client.waiter import Call, Waiter
+from gtcp.client.write_buffer import WriteBuffer
 from gtcp.deadline import Alarm, earliest
 from gtcp.errors import (
     REFUSALS,
@@ -47,52 +58,53 @@ from gtcp.protocol import (
     Reply,
     encode_request,
 )
-from gtcp.sockets import READ, close_quietly, unheard
-
-if TYPE_CHECKING:
-    from gtcp.tls_socket import TlsSocket
+from gtcp.sockets import READ, Stream, close_quietly, unheard
 
 #: Below what glibc's malloc maps and unmaps on its own (128 KB), which costs each read more
 #: than the read itself.
 RECV_BYTES = 120 * 1024
 
-#: Codes of a line without an id by which a server does not let a connection in.
+#: Codes of a line without an id by which a server refuses a connection.
 NOT_LET_IN = frozenset({NOT_AUTHENTICATED, NOT_ALLOWED, OVERLOADED})
 
-#: Seconds after which an idle connection is looked at before it is used again.
+#: Seconds after which an idle connection is read from before it is used again.
 STALE_AFTER = 0.001
 
 
 class Connection:
     """An open connection to a server. Belongs to the hub it was made in.
 
+    It can be used once ``start`` was called.
+
     Args:
-        sock: connected, non-blocking; the connection's own from now on.
+        sock: connected, non-blocking; closed with the connection.
         name: the server, for error messages.
         max_reply_bytes: the longest reply line taken, None for no limit.
-        busy_poll: seconds for which the only call of a thread stays awake for its reply.
-        ended: called when it has closed, by whatever cause; must not block.
+        busy_poll: seconds for which the only call of a thread polls busily for its reply.
+        ended: called when it has closed, for any reason; must not block.
         freed: called when calls have ended and others may take their places; must not block.
 
     Attributes:
         usable: whether new calls may be sent on it.
         waiting: the calls in flight, by id.
-        outbox: by which its lines leave.
-        dropped: replies that nobody waited for any more.
+        writer: the lines to be sent.
+        dropped: replies that no call waited for any more.
+        keeper: the greenlet that runs what the event loop calls.
     """
 
     def __init__(
         self,
-        sock: socket.socket | TlsSocket,
+        sock: Stream,
         name: str,
         max_reply_bytes: int | None,
         busy_poll: float,
         ended: Callable[[], None],
         freed: Callable[[], None],
     ) -> None:
-        self.usable = True
-        self.waiting: dict[int, Waiting] = {}
+        self.usable = False
+        self.waiting: dict[int, Waiter] = {}
         self.dropped = 0
+        self.keeper: Any = None
         self._name = name
         self._sock = sock
         self._hub = get_hub()
@@ -100,27 +112,65 @@ class Connection:
         self._replies = Replies(max_reply_bytes)
         self._alarm = Alarm(self._expire, ref=False)
         self._active = monotonic()
-        self._turn_due = self._active + TURN
-        self.outbox = Outbox(sock, self)
-        self._delivering = False  # lines that have been received are still to be looked at
+        self._outside_until = self._active + OUTSIDE_HUB_SECONDS
+        self.writer = WriteBuffer(sock, self)
         self._said_goodbye = False
+        self._refusal: Reply | None = None  # of a line of ours: the server is about to close
         self._closed = False
+        self._finished = False  # closed, and everything has been told so
         self._ended = ended
         self._freed = freed
-        self._senders: dict[int, Call] = {}
+        self._notifiers: dict[int, Call] = {}  # notify() calls whose lines have not left, by number
+        self._first_silent = inf  # the first line that gets no reply: oneway, or given up
         self._reader = self._loop.io(sock.fileno(), READ)
-        self._reader.start(self._readable)
         self._busy_poll = BusyPoll(sock.fileno(), busy_poll)
 
     def __repr__(self) -> str:
         return f"<Connection to {self._name} in_flight={len(self.waiting)} usable={self.usable}>"
 
+    # The keeper
+
+    def start(self) -> None:
+        """Start reading. Called by the greenlet that opened it; does not wait."""
+        keeper = self.keeper = greenlet(self._keep, getcurrent())
+        keeper.switch()
+        if self._closed:  # a signal handler raised in there
+            raise self._lost(0)
+        keeper.parent = self._hub
+        self._alarm.through = keeper.switch
+        self._reader.start(keeper.switch, self._on_readable)
+        self.usable = True
+
+    def _keep(self) -> None:
+        try:
+            function: Callable[[], object] = self.keeper.parent.switch()
+            while not self._closed:
+                function()
+                function = self._hub.switch()
+        except GreenletExit:
+            pass  # the process forgets it
+        except BaseException as exc:  # raised by a signal handler, or out of memory
+            self.interrupted(exc)
+            if self.keeper.parent is not self._hub:
+                raise  # in the greenlet that opens the connection
+            if not isinstance(exc, MemoryError):
+                # Raises it in the main greenlet, as gevent does for a signal's handler.
+                self._hub.handle_system_error(*sys.exc_info())
+
     # Calling
 
     def call(
-        self, cmdid: int, params: Any, deadline: float | None, meta: dict[str, str] | None
+        self,
+        cmdid: int,
+        params: Any,
+        deadline: float | None,
+        meta: dict[str, str] | None,
+        raw: bool = False,
     ) -> Reply:
         """Send one request and wait for its reply.
+
+        Args:
+            raw: leave the result undecoded, a ``msgspec.Raw``. It may be so without, too.
 
         Raises:
             CallTimeout: the deadline passed; the connection stays usable.
@@ -128,71 +178,102 @@ class Connection:
             TypeError, ValueError: params are not JSON; nothing was sent.
         """
         call = self._caller(deadline)
-        number = self.send(call, cmdid, params, meta)
         try:
-            reply = None
-            if number == self.outbox.handed_over and self._active < self._turn_due:
-                reply = self._reply_outside_the_hub(number, deadline)
-            if reply is None:
-                reply = call.wait()
-                self._turn_due = self._active + TURN
+            if raw:
+                self.keep_raw()
+            self.send(call, cmdid, params, meta)
+            if call.number == self.writer.written and self._active < self._outside_until:
+                reply = self._reply_outside_the_hub(call)
+                if reply is not None:
+                    return reply
+            reply = call.wait()
+            self._outside_until = self._active + OUTSIDE_HUB_SECONDS
             return reply
         except BaseException:
-            self.forget(number)
+            self.forget(call)
             raise
 
     def send(
-        self, waiting: Waiting, cmdid: int, params: Any, meta: dict[str, str] | None = None
-    ) -> int:
-        """Queue one request whose reply goes to ``waiting``; returns its id."""
-        number = self.outbox.count + 1
-        deadline = waiting.deadline
-        timeout = None if deadline is None else self._milliseconds_until(deadline)
-        line = encode_request(Outgoing(cmdid, number, timeout, params, False, meta))
-        together = bool(self.waiting)
-        # First of all: while it is sent, a signal's handler may close us, or run the hub.
-        self.waiting[number] = waiting
-        if together:
-            self.outbox.queue(line)
-        else:
-            self.outbox.send(line)
-        if deadline is not None and deadline < self._alarm.at:
-            self._alarm.by(deadline)
-        return number
+        self, waiter: Waiter, cmdid: int, params: Any, meta: dict[str, str] | None = None
+    ) -> None:
+        """Queue one request whose reply goes to ``waiter``, which gets its number."""
+        writer = self.writer
+        try:
+            writer.busy = True  # a call that a signal handler makes here uses another connection
+            number = writer.count + 1
+            deadline = waiter.deadline
+            timeout = None if deadline is None else self._milliseconds_until(deadline)
+            line = encode_request(Outgoing(cmdid, number, timeout, params, False, meta))
+            waiter.number = number
+            together = bool(self.waiting)
+            self.waiting[number] = waiter
+            if deadline is not None and deadline < self._alarm.at:
+                self._alarm.by(deadline)
+            if together:
+                writer.queue(line)
+            else:
+                writer.send(line)
+            writer.busy = False
+        except BaseException as exc:
+            writer.busy = False
+            if waiter.number:
+                self.interrupted(exc)
+            raise
 
     def notify(
         self, cmdid: int, params: Any, deadline: float | None, meta: dict[str, str] | None
     ) -> None:
-        """Send one oneway request; returns when the kernel has its line.
+        """Send one oneway request; return when the kernel has its line.
 
         Raises:
             CallTimeout, ConnectionLost: ``executed`` is "no" if the line did not leave whole.
         """
         timeout = None if deadline is None else self._milliseconds_until(deadline)
-        self.outbox.queue(encode_request(Outgoing(cmdid, None, timeout, params, True, meta)))
-        number = self.outbox.count
-        self.outbox.flush()
-        if self._closed:
-            raise self._lost(number)
-        if number > self.outbox.handed_over:
-            call = None
-            try:
-                call = self._senders[number] = self._caller(deadline)
+        line = encode_request(Outgoing(cmdid, None, timeout, params, True, meta))
+        call = self._caller(deadline)
+        writer = self.writer
+        try:
+            writer.busy = True
+            call.number = number = writer.count + 1
+            self._first_silent = min(self._first_silent, number)
+            writer.queue(line)
+            writer.flush()
+            if number > writer.written and not self._closed:
+                self._notifiers[number] = call
                 if deadline is not None and deadline < self._alarm.at:
                     self._alarm.by(deadline)
-                call.wait()
-            except BaseException:
-                if call is None or self._senders.pop(number, None) is not None:
-                    self.outbox.take_back(number)
-                raise
+            writer.busy = False
+        except BaseException as exc:
+            self.interrupted(exc)
+            raise
+        if number in self._notifiers:
+            self._wait_until_written(call)
+        elif self._closed and number > writer.written:
+            raise self._lost(number)
 
-    def forget(self, number: int) -> None:
-        """A call is given up: its line is taken back, or the server told to stop its handler."""
-        if self.waiting.pop(number, None) is None or self._closed:
+    def _wait_until_written(self, call: Call) -> None:
+        try:
+            call.wait()
+        except BaseException:
+            if self._notifiers.pop(call.number, None) is not None:
+                self.writer.take_back(call.number)
+            raise
+
+    def keep_raw(self) -> None:
+        """Leave the results of all calls undecoded from now on."""
+        self._replies.keep_raw()
+
+    def forget(self, waiter: Waiter) -> None:
+        """Give up a call: take its line back, or tell the server to stop its handler."""
+        if self._closed:
+            self._end(self._lost)  # finishes one that was interrupted
+        if self.waiting.get(waiter.number) is not waiter:
             return
-        if not self.outbox.take_back(number):
-            cancel = {"op": "cancel", "id": number}
-            self.outbox.queue(encode_request(Outgoing(OWN_CMDID, None, None, cancel, True)))
+        del self.waiting[waiter.number]
+        if not self._closed and not self.writer.take_back(waiter.number):
+            self._first_silent = min(self._first_silent, waiter.number)
+            cancel = {"op": "cancel", "id": waiter.number}
+            self.writer.queue(encode_request(Outgoing(OWN_CMDID, None, None, cancel, True)))
         self._places_freed()
 
     def retire(self) -> None:
@@ -201,48 +282,52 @@ class Connection:
         if not self.waiting:
             self.close()
 
-    def look(self) -> bool:
-        """Whether a connection that lay idle is still usable: reads what has come meanwhile."""
+    def check(self) -> bool:
+        """Return whether it is still usable; one that was idle is read from first."""
         if not self.waiting and monotonic() - self._active > STALE_AFTER and not self._closed:
-            self._readable()
+            self._on_readable()
         return self.usable
 
-    # Ending
+    # Closing
 
     def close(self) -> None:
         """Close at once; calls in flight raise ConnectionLost."""
         if not self._closed:
-            # TLS's goodbye: without it, a server would take what was sent last for cut off.
+            # The goodbye of TLS: without it, a server would take the last bytes for cut off.
             with contextlib.suppress(OSError):
                 self._sock.shutdown(socket.SHUT_WR)
-        self._end(lambda number: self._lost(number))
+        self._end(self._lost)
 
     def shut(self) -> None:
-        """Tell the server that we go, from another thread; the rest is done in its own.
+        """Tell the server that the client goes; for other threads, which may do no more.
 
-        Only the thread itself may close the descriptor: it may be about to use its number.
+        Only its own thread may close the descriptor: it may be about to use its number.
         """
         self.usable = False
         with contextlib.suppress(OSError):  # the server was faster
             self._sock.shutdown(socket.SHUT_RDWR)
 
     def abandon(self, stop_watching: bool) -> None:
-        """Close the descriptor without a word: for a child process that inherited it.
+        """Close the descriptor and write nothing: for a child process that inherited it.
 
         Args:
             stop_watching: False when the event loop is not the calling thread's, or is gone.
         """
-        self._closed = True
+        self._closed = self._finished = True
         self.usable = False
-        self.outbox.end()
         if stop_watching:
+            self.writer.close()
             self._stop_watching()
         close_quietly(self._sock)
 
+    def interrupted(self, exc: BaseException) -> None:
+        """Close after an exception where it can't go on: something is half sent or received."""
+        self._end(lambda number: self._lost(number, f"interrupted by {type(exc).__name__}"), False)
+
     @property
     def sent(self) -> int:
-        """Lines queued so far, which is the last id given."""
-        return self.outbox.count
+        """Lines queued so far."""
+        return self.writer.count
 
     @property
     def closed(self) -> bool:
@@ -253,132 +338,119 @@ class Connection:
         self._alarm.stop()
         self._reader.stop()
         self._reader.close()
-        self.outbox.stop_watching()
+        self.writer.stop_watching()
 
-    def _end(self, outcome: Callable[[int], GtcpError]) -> None:
-        if self._closed:
+    def _end(self, outcome: Callable[[int], GtcpError], known: bool = True) -> None:
+        """Close, and give each call its outcome.
+
+        It may have been interrupted in a first run: every step can be done again.
+
+        Args:
+            known: see ``WriteBuffer.close``.
+        """
+        if self._finished:
             return
-        self._closed = True
         self.usable = False
+        if not self._closed:
+            self.writer.close(known)
+        self._closed = True
         self._stop_watching()
-        self.outbox.end()
         close_quietly(self._sock)
-        ended = [*self.waiting.items(), *self._senders.items()]
-        self.waiting.clear()
-        self._senders.clear()
-        for number, waiting in ended:
-            # Not at once: this may be running in a greenlet that must not be left.
-            self._loop.run_callback(waiting.deliver, outcome(number))
+        for calls in (self.waiting, self._notifiers):
+            for number, waiter in list(calls.items()):
+                waiter.deliver(outcome(number))
+                calls.pop(number, None)  #
+        keeper = self.keeper
+        if keeper is not None and not keeper.dead and keeper is not getcurrent():
+            keeper.parent = self._hub
+            self._loop.run_callback(keeper.switch)  # it ends
         self._ended()
+        self._finished = True
 
     def _executed(self, number: int) -> Executed:
-        return "no" if self._said_goodbye or number > self.outbox.handed_over else "maybe"
+        return "no" if self._said_goodbye or number > self.writer.handed_over else "maybe"
 
     def _lost(self, number: int, why: str = "the connection is closed") -> ConnectionLost:
         kind = ServerLeaving if self._said_goodbye else ConnectionLost
         return kind(f"{self._name}: {why}", executed=self._executed(number))
 
     def _caller(self, deadline: float | None) -> Call:
-        """The calling greenlet; raises BlockingSwitchOutError when it is the hub itself."""
-        greenlet = getcurrent()
-        if greenlet is self._hub:  # switching to itself returns at once, for ever
+        """The calling greenlet; raises BlockingSwitchOutError in a callback of the event loop."""
+        caller = getcurrent()
+        if caller is self._hub or caller is self.keeper:  # it would wait for itself, for ever
             raise BlockingSwitchOutError("a call can't wait in a callback of the event loop")
-        return Call(deadline, self._hub, greenlet)
+        return Call(deadline, self._hub)
 
     def _milliseconds_until(self, deadline: float) -> int:
-        """What is left, as the wire says it; raises CallTimeout when nothing is."""
+        """The time left, as on the wire; raises CallTimeout when there is none."""
         milliseconds = int((deadline - monotonic()) * 1000)
         if milliseconds <= 0:
             raise CallTimeout(f"{self._name}: the deadline passed", executed="no")
         return milliseconds
 
+    # What the event loop calls, in the keeper
+
     def _expire(self, now: float) -> float | None:
-        """Fail the calls whose deadline has passed; what came in time still counts."""
+        """Fail the calls whose deadline has passed, unless their replies have arrived."""
         due = self._due(now)
         if due and not self._closed:
-            self._readable()
-        for number, waiting in due:
-            for those in (self.waiting, self._senders):
-                if those.get(number) is waiting:
-                    del those[number]
-                    executed: Executed = "no" if self.outbox.take_back(number) else "maybe"
+            self._on_readable()
+        for number, waiter in due:
+            for calls in (self.waiting, self._notifiers):
+                if calls.get(number) is waiter:
+                    executed: Executed = "no" if self.writer.take_back(number) else "maybe"
                     error = CallTimeout(f"{self._name}: the deadline passed", executed=executed)
-                    waiting.deliver(error)
+                    waiter.deliver(error)
+                    del calls[number]  #
         if due and not self._closed:
             if unheard(self._sock):
                 self.usable = False  # the next call gets a connection that may work
             self._places_freed()
-        left = (*self.waiting.values(), *self._senders.values())
+        left = (*self.waiting.values(), *self._notifiers.values())
         return earliest(*(each.deadline for each in left))
 
-    def _places_freed(self) -> None:
-        """Calls have ended: others may take their places, unless this connection ends too."""
-        if not self.usable and not self.waiting:
-            self.close()
-        else:
-            self._freed()
-
-    def _due(self, now: float) -> list[tuple[int, Waiting]]:
-        both = [*self.waiting.items(), *self._senders.items()]
+    def _due(self, now: float) -> list[tuple[int, Waiter]]:
+        both = [*self.waiting.items(), *self._notifiers.items()]
         return [each for each in both if each[1].deadline is not None and each[1].deadline <= now]
 
-    # What becomes of what was sent
+    def on_written(self) -> None:
+        """The kernel has taken lines that it did not take at first."""
+        for number in [each for each in self._notifiers if each <= self.writer.written]:
+            self._notifiers[number].deliver(Reply(0))
+            del self._notifiers[number]
 
-    def goes_on(self) -> None:
-        """The kernel has taken what it did not take at first."""
-        for number in [each for each in self._senders if each <= self.outbox.handed_over]:
-            call = self._senders.pop(number, None)  # the one before may have closed us
-            if call is not None:
-                call.deliver(Reply(0))
-
-    def unwritable(self, exc: OSError) -> None:
-        """The server takes no more: what it said before that is read first.
-
-        Not at once: this may be running in a greenlet that must not be left.
-        """
+    def on_write_error(self, exc: OSError) -> None:
+        """The server takes no more: what it said before that is read first."""
         self.usable = False
-        self._loop.run_callback(self._read_the_rest, exc)
-
-    def interrupted(self) -> None:
-        """A line may have left in part: nothing can follow it."""
-        self._end(lambda number: self._lost(number, "interrupted while sending"))
+        self._loop.run_callback(self.keeper.switch, lambda: self._read_the_rest(exc))
 
     def _read_the_rest(self, exc: OSError) -> None:
-        while not self._closed and self._readable():
+        while not self._closed and self._on_readable():
             pass
         self._broken(exc)
 
-    # Reading
-
-    def _reply_outside_the_hub(self, number: int, deadline: float | None) -> Reply | None:
-        """The reply of the only call, waited for in its own greenlet; None to wait in the hub."""
-        # Behind a reply that woke its caller, who calls again, there may be a goodbye.
-        if self._delivering or self._senders or not is_alone(self._loop):
-            return None
-        seconds = TURN if deadline is None else max(0.0, min(TURN, deadline - monotonic()))
-        if not self._busy_poll.wait(seconds):
-            return None
-        # Looked at again: a signal's handler may have run meanwhile, and may have done anything.
-        if not is_alone(self._loop) or len(self.waiting) != 1 or number not in self.waiting:
-            return None
-        data = self._receive()
-        if data is None:
-            return None
-        reply = self._replies.alone(data)
-        if reply is None or reply.id != number:
-            self._take_all(data)
-            return None
-        del self.waiting[number]
-        self._places_freed()
-        return reply
-
-    def _readable(self) -> bool:
-        """Read once and deliver; returns whether there was anything."""
-        data = self._receive()
-        return data is not None and self._take_all(data)
+    def _on_readable(self) -> bool:
+        """Read once and deliver replies; return whether there was anything."""
+        try:
+            data = self._receive()
+            if data is None:
+                return False
+            if not data:
+                self._deliver_refusal()
+                self._end(lambda number: self._lost(number, "the server closed the connection"))
+                return False
+            reply = self._replies.alone(data)
+            if reply is None:
+                self.take(data)
+            else:
+                self._deliver([reply])
+            return True
+        except BaseException as exc:
+            self.interrupted(exc)  # what was received is lost
+            raise
 
     def _receive(self) -> bytes | None:
-        """What comes next, b"" at the end; None when there is nothing, or it just broke."""
+        """Return what comes next, b"" at the end; None when there is nothing, or it just broke."""
         try:
             data = self._sock.recv(RECV_BYTES)
         except (BlockingIOError, InterruptedError):
@@ -389,74 +461,68 @@ class Connection:
         self._active = monotonic()
         return data
 
-    def _take_all(self, data: bytes) -> bool:
-        """Deliver what was received; False at the end of the stream."""
-        if self._take_one(data):
-            return True
-        if not data:
-            self._end(lambda number: self._lost(number, "the server closed the connection"))
-            return False
-        self.take(data)
-        return True
+    # Replies
 
     def take(self, data: bytes) -> None:
         """Deliver what was received."""
-        before, self._delivering = self._delivering, True
-        try:
-            replies, wrong = self._replies.feed(data)
-            if replies:
-                self._deliver(replies)
-            if wrong:
-                self._misspoken(wrong)
-        finally:
-            self._delivering = before
-
-    def _take_one(self, data: bytes) -> bool:
-        """Deliver a reply that came alone; False when it needs the long way."""
-        reply = self._replies.alone(data)
-        if reply is None:
-            return False
-        call = self.waiting.pop(reply.id, None)  # type: ignore[arg-type]
-        if call is None:
-            return False
-        call.deliver(reply)
-        self._places_freed()
-        return True
+        replies, wrong = self._replies.feed(data)
+        if replies:
+            self._deliver(replies)
+        if wrong:
+            self._protocol_error(wrong)
 
     def _deliver(self, replies: list[Reply]) -> None:
         waiting = self.waiting
         for reply in replies:
-            call = waiting.pop(reply.id, None)  # type: ignore[arg-type]
-            if call is not None:
-                call.deliver(reply)
+            waiter = waiting.get(reply.id)  # type: ignore[arg-type]
+            if waiter is not None:
+                waiter.deliver(reply)
+                waiting.pop(reply.id, None)  # type: ignore[arg-type]
             elif reply.id is None:
-                self._without_id(reply)
+                self._on_line_without_id(reply)
             else:
                 self.dropped += 1
         self._places_freed()
 
-    def _without_id(self, reply: Reply) -> None:
-        """A line that answers no call in particular: the server goes, or refuses us.
-
-        After a refusal it reads nothing more. So the call whose line was the last did not run,
-        whether it was the one refused or came after it; of others nothing is certain. Whom it
-        does not let in at all, of them it has read nothing.
-        """
+    def _on_line_without_id(self, reply: Reply) -> None:
+        """A line that answers no call in particular: the server goes away, or refuses."""
         if reply.code == GOING_AWAY:
             self.usable = False
             self._said_goodbye = True
-        elif reply.code in NOT_LET_IN:
+        elif reply.code in NOT_LET_IN:  # it has read nothing
             self.usable = False
-            waiting, self.waiting = self.waiting, {}
-            for call in waiting.values():
-                call.deliver(reply)
-        elif reply.code in REFUSALS and self.waiting.keys() == {self.outbox.count}:
-            self.usable = False
-            self.waiting.popitem()[1].deliver(reply)
+            for number, waiter in list(self.waiting.items()):
+                waiter.deliver(reply)
+                self.waiting.pop(number, None)
+        elif reply.code in REFUSALS and self.waiting:
+            self._on_refused_line(reply)
         else:
-            self._misspoken(f"a reply without an id: {reply.code} {reply.message[:200]}")
+            self._protocol_error(f"a reply without an id: {reply.code} {reply.message[:200]}")
 
-    def _misspoken(self, why: str) -> None:
+    def _on_refused_line(self, reply: Reply) -> None:
+        """The server refuses a line that this client has sent, and is about to close."""
+        self.usable = False
+        self._refusal = reply
+        if self.waiting.keys() == {self.writer.count}:  # it can't be another one
+            self._deliver_refusal()
+
+    def _deliver_refusal(self) -> None:
+        """The connection has ended after a refusal.
+
+        The server has answered everything before the line, and ran nothing behind it. So no call
+        that has no reply ran, and the first of them is at fault; unless it may have been a line
+        that gets no reply. Then all are tried again, and the one at fault is found there.
+        """
+        reply, self._refusal = self._refusal, None
+        if reply is None or not self.waiting:
+            return
+        self._said_goodbye = True
+        first = min(self.waiting)
+        if first < self._first_silent:
+            self.waiting[first].deliver(reply)
+            self.waiting.pop(first, None)
+
+    def _protocol_error(self, why: str) -> None:
         self._end(lambda number: ProtocolError(f"{self._name}: {why}", executed="maybe"))
 
     def _broken(self, exc: OSError) -> None:
@@ -468,3 +534,24 @@ class Connection:
             return error
 
         self._end(outcome)
+
+    def _places_freed(self) -> None:
+        """Calls have ended: others may take their places, unless this connection ends too."""
+        if not self.usable and not self.waiting:
+            self.close()
+        else:
+            self._freed()
+
+    def _reply_outside_the_hub(self, call: Call) -> Reply | None:
+        """Wait in the calling greenlet for the reply of the only call; None to wait in the hub."""
+        if self._notifiers or not is_only_watcher(self._loop):
+            return None
+        seconds = OUTSIDE_HUB_SECONDS
+        if call.deadline is not None:
+            seconds = max(0.0, min(seconds, call.deadline - monotonic()))
+        if not self._busy_poll.wait(seconds):
+            return None
+        # Checked again: a signal handler may have run meanwhile, and may have done anything.
+        if is_only_watcher(self._loop) and self.waiting.keys() == {call.number}:
+            self._on_readable()
+        return call.outcome if isinstance(call.outcome, Reply) else None

@@ -17,7 +17,7 @@ import msgspec
 from gevent import socket as gevent_socket
 
 from gtcp.address import Address
-from gtcp.client.lone import TURN
+from gtcp.client.busy_poll import OUTSIDE_HUB_SECONDS
 from gtcp.client.reply import read_reply
 from gtcp.client.retry import Untrusted
 from gtcp.deadline import earliest
@@ -85,8 +85,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             )
         if self.max_in_flight < 1:
             raise ValueError(f"max_in_flight: expected 1 or more, got {self.max_in_flight}")
-        if not 0 <= self.busy_poll <= TURN:
-            raise ValueError(f"busy_poll: expected seconds from 0 to {TURN}, got {self.busy_poll}")
+        if not 0 <= self.busy_poll <= OUTSIDE_HUB_SECONDS:
+            raise ValueError(
+                f"busy_poll: expected seconds from 0 to {OUTSIDE_HUB_SECONDS}, got {self.busy_poll}"
+            )
         for name in ("connect_timeout", "max_reply_bytes", "keepalive"):
             value = getattr(self, name)
             if value is not None and not value > 0:

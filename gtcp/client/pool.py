@@ -46,7 +46,7 @@ class Pool:
         self._address = address
         self._options = options
         self._trust = trust
-        self._opening = 0
+        self._opening: set[object] = set()  # a token for each connection being opened
         self._reopen_at = 0.0
         self._queue: deque[AsyncResult[None]] = deque()
         self._ended_counts = {"sent": 0, "dropped": 0}
@@ -61,9 +61,9 @@ class Pool:
             count = len(only.waiting)
             if (
                 only.usable
-                and not only.outbox.sending
+                and not only.writer.busy
                 and count < self._options.max_in_flight
-                and (count or only.look())
+                and (count or only.check())
             ):
                 return only
         return self._with_room()
@@ -105,7 +105,7 @@ class Pool:
             ConnectError: one could not be opened, or the client is closed.
             CallTimeout: the deadline passed.
         """
-        while self._count_usable() + self._opening < self._options.min_connections:
+        while self._count_usable() + len(self._opening) < self._options.min_connections:
             if self._closed:
                 raise ClientClosed(self._closed)
             self._open(deadline)
@@ -145,34 +145,34 @@ class Pool:
         """The usable connection with the fewest calls in flight; None to open one or wait."""
         best, fewest, usable = None, self._options.max_in_flight, 0
         for connection in self.connections:
-            if connection.usable and not connection.outbox.sending:
+            if connection.usable and not connection.writer.busy:
                 usable += 1
                 if len(connection.waiting) < fewest:
                     best, fewest = connection, len(connection.waiting)
         if best is None or (fewest and self._too_few(usable)):
             return None
-        return best if best.look() else self._with_room()
+        return best if best.check() else self._with_room()
 
     def _has_room(self, connection: Connection) -> bool:
-        if not connection.usable or connection.outbox.sending:
+        if not connection.usable or connection.writer.busy:
             return False
         return len(connection.waiting) < self._options.max_in_flight
 
     def _too_few(self, usable: int) -> bool:
         """Whether another connection is to be opened, though there may be room."""
-        too_few = usable + self._opening < self._options.min_connections
+        too_few = usable + len(self._opening) < self._options.min_connections
         return too_few and (not usable or monotonic() >= self._reopen_at)
 
     def _may_open(self) -> bool:
         usable = self._count_usable()
         if self._too_few(usable):
             return True
-        if usable + self._opening >= self._options.max_connections:
+        if usable + len(self._opening) >= self._options.max_connections:
             return False
         if usable and monotonic() < self._reopen_at:
             return False
         # Those who wait for the connections being opened will find room there.
-        return len(self._queue) >= self._opening * self._options.max_in_flight
+        return len(self._queue) >= len(self._opening) * self._options.max_in_flight
 
     def _count_usable(self) -> int:
         return sum(each.usable for each in self.connections)
@@ -188,23 +188,28 @@ class Pool:
             return self._with_room()
 
     def _open(self, deadline: float | None) -> Connection:
-        self._opening += 1
+        token = object()
+        connection: Connection | None = None
         try:
+            self._opening.add(token)
             sock, received = dial(self._address, self._options, self._trust, deadline)
+            options, name = self._options, str(self._address)
+            limit, busy_poll = options.max_reply_bytes, options.busy_poll
+            connection = Connection(sock, name, limit, busy_poll, self._ended, self._freed)
+            self.connections.append(connection)
+            self.opened += 1
+            connection.start()
         except ConnectError as exc:
-            if self._opening == 1 and not self._count_usable():
+            if len(self._opening) == 1 and not self._count_usable():
                 self._fail_queue(exc)
             raise
         except BaseException:
+            if connection is not None:
+                connection.close()
             self._wake(1)  # this caller gives up: the next in the queue has to open one
             raise
         finally:
-            self._opening -= 1
-        options, name = self._options, str(self._address)
-        limit, busy_poll = options.max_reply_bytes, options.busy_poll
-        connection = Connection(sock, name, limit, busy_poll, self._ended, self._freed)
-        self.connections.append(connection)
-        self.opened += 1
+            self._opening.discard(token)
         if self._closed:
             connection.close()
             raise ClientClosed(self._closed)
@@ -224,15 +229,15 @@ class Pool:
     def _wait(self, deadline: float | None) -> None:
         """Queue until there may be a free place, or a connection that somebody else opens."""
         place: AsyncResult[None] = AsyncResult()
-        self._queue.append(place)
         try:
+            self._queue.append(place)
             place.wait(None if deadline is None else max(0.0, deadline - monotonic()))
         except BaseException:
             if place.ready():
                 self._wake(1)  # it was this one's turn: it goes to the next
             raise
         finally:
-            if not place.ready():
+            if not place.ready() and place in self._queue:
                 self._queue.remove(place)
         if not place.ready():
             raise self._no_place()

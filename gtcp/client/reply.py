@@ -5,21 +5,27 @@ Bytes and meaning only, no sockets.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache
 from math import inf
+from typing import Any, TypeAlias
 
 import msgspec
 
-from gtcp.errors import RemoteError, RemoteTimeout
+from gtcp.errors import ProtocolError, RemoteError, RemoteTimeout
 from gtcp.protocol import (
     DEADLINE_EXCEEDED,
     UNREADABLE,
     LineBuffer,
     Reply,
+    decode_raw_reply,
     decode_reply,
     depth_within,
     is_plain,
     is_utf8,
 )
+
+Decode: TypeAlias = Callable[[bytes], Reply]
 
 #: How deep a reply may nest: it guards the decoder, the server has its own, lower limit.
 MAX_REPLY_DEPTH = 500
@@ -35,12 +41,17 @@ class Replies:
         max_reply_bytes: the longest line taken, its newline not counted; None for no limit.
     """
 
-    __slots__ = ("_buffer", "_short")
+    __slots__ = ("_buffer", "_decode", "_short")
 
     def __init__(self, max_reply_bytes: int | None) -> None:
+        self._decode = decode_reply
         self._buffer = LineBuffer(max_reply_bytes)
         # A text that nests n deep has at least 2n characters.
         self._short = min(2 * MAX_REPLY_DEPTH, max_reply_bytes or inf)
+
+    def keep_raw(self) -> None:
+        """Leave results undecoded from now on, as ``msgspec.Raw``; see ``result_of``."""
+        self._decode = decode_raw_reply
 
     def alone(self, data: bytes) -> Reply | None:
         """A reply that came alone, the short way; None when the data needs the long one."""
@@ -53,7 +64,7 @@ class Replies:
         ):
             return None
         try:
-            return decode_reply(data)
+            return self._decode(data)
         except UNREADABLE:
             return None
 
@@ -64,17 +75,44 @@ class Replies:
             The replies that are complete now, and what is wrong behind them: nothing can
             follow that. It is empty when nothing is.
         """
-        replies, wrong = _read(self._buffer.feed(data))
+        replies, wrong = _read(self._buffer.feed(data), self._decode)
         if self._buffer.overflow and not wrong:
             wrong = "a reply line is too long"
         return replies, wrong
 
 
-def read_reply(line: bytes) -> Reply:
-    """One reply line; raises one of ``UNREADABLE`` when it is none."""
+def read_reply(line: bytes, decode: Decode = decode_reply) -> Reply:
+    """Return one line as a reply; raise one of ``UNREADABLE`` if it is none."""
     if not is_utf8(line) or not depth_within(line, MAX_REPLY_DEPTH):
         raise msgspec.DecodeError("it is not UTF-8, or nests too deep")
-    return decode_reply(line)
+    return decode(line)
+
+
+def result_of(reply: Reply, wanted: Any) -> Any:
+    """Return the result as the type that was asked for, decoded straight from the line.
+
+    Raises:
+        ProtocolError: it does not fit.
+    """
+    result = reply.result
+    if type(result) is not msgspec.Raw:  # only where any type will do
+        return result
+    try:
+        return _decoder(wanted)(result)
+    except UNREADABLE as exc:
+        raise ProtocolError(f"the result does not fit: {exc}", executed="maybe") from exc
+
+
+def _decoder(wanted: Any) -> Callable[[msgspec.Raw], Any]:
+    try:
+        return _cached_decoder(wanted)
+    except TypeError:  # the type can't be hashed: Annotated[..., a list]
+        return msgspec.json.Decoder(wanted).decode
+
+
+@lru_cache(maxsize=256)
+def _cached_decoder(wanted: Any) -> Callable[[msgspec.Raw], Any]:
+    return msgspec.json.Decoder(wanted).decode
 
 
 def error_of(reply: Reply) -> RemoteError:
@@ -83,23 +121,23 @@ def error_of(reply: Reply) -> RemoteError:
     return kind(reply.code, reply.message, reply.data)
 
 
-def _read(data: bytes) -> tuple[list[Reply], str]:
+def _read(data: bytes, decode: Decode) -> tuple[list[Reply], str]:
     lines = data.split(b"\n")
     lines.pop()
     if is_plain(data, lines, MAX_REPLY_DEPTH):
         try:
-            return list(map(decode_reply, lines)), ""
+            return list(map(decode, lines)), ""
         except UNREADABLE:
             pass  # some line is not right
-    return _read_one_by_one(lines)
+    return _read_one_by_one(lines, decode)
 
 
-def _read_one_by_one(lines: list[bytes]) -> tuple[list[Reply], str]:
+def _read_one_by_one(lines: list[bytes], decode: Decode) -> tuple[list[Reply], str]:
     """Find out which line is wrong; what came before it still counts."""
     replies: list[Reply] = []
     for line in lines:
         try:
-            replies.append(read_reply(line))
+            replies.append(read_reply(line, decode))
         except UNREADABLE as exc:
             return replies, _not_a_reply(line, exc)
     return replies, ""

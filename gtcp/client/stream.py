@@ -17,7 +17,7 @@ from typing import Any
 import gevent
 import msgspec
 from gevent import get_hub
-from greenlet import getcurrent
+from gevent.hub import Waiter as HubWaiter
 
 from gtcp.client.connection import Connection
 from gtcp.client.pool import Pool
@@ -46,11 +46,16 @@ class Item(msgspec.Struct, eq=False):
     stream: Stream
     params: Any
     deadline: float | None
+    number: int = 0
     outcome: Outcome | None = None
     connection: Connection | None = None
+    delivered: bool = False
 
     def deliver(self, outcome: Reply | GtcpError) -> None:
-        """Take the reply; called in the hub."""
+        """Take the reply."""
+        if self.delivered:
+            return
+        self.delivered = True
         if isinstance(outcome, Reply) and outcome.code != GOING_AWAY:
             self.outcome = outcome
             self.stream.arrived(self)
@@ -67,6 +72,7 @@ class Stream:
         timeout: seconds for each call, from when it is sent; None for no limit.
         window: so many calls are in flight or not yet taken, at most.
         ordered: whether results are taken in the order of the calls.
+        raw: leave results undecoded.
         complete: makes an ordinary call of one that failed; gets its params, deadline and
             failure, returns the reply or raises.
     """
@@ -79,6 +85,7 @@ class Stream:
         timeout: float | None,
         window: int,
         ordered: bool,
+        raw: bool,
         complete: Callable[[Any, float | None, Reply | GtcpError], Reply],
     ) -> None:
         self._pool = pool
@@ -87,13 +94,14 @@ class Stream:
         self._timeout = timeout
         self._window = window
         self._ordered = ordered
+        self._raw = raw
         self._complete = complete
         self._count = 0  # in flight or not yet taken
         self._next: deque[Item] = deque()  # to be taken: all of them, or those that are done
         self._abandoned = False
         self._pid = os.getpid()
         self._helpers: set[Any] = set()
-        self._sleeper: Any = None
+        self._switch: Any = None  # resumes the greenlet that waits for the next outcome
 
     def outcomes(self, source: Iterator[Any]) -> Iterator[Outcome]:
         """The outcomes of the calls whose params the source has."""
@@ -114,8 +122,8 @@ class Stream:
         """An outcome is there: wake the greenlet that waits for it, once for all of a read."""
         if not self._ordered:
             self._next.append(item)
-        if self._sleeper is not None and self._next[0] is item:
-            get_hub().loop.run_callback(self._wake)
+        if self._switch is not None and self._next[0] is item:
+            get_hub().loop.run_callback(self._switch, None)
 
     def try_again(self, item: Item, failure: Reply | GtcpError) -> None:
         """Let a greenlet of its own see to a call that failed."""
@@ -138,9 +146,9 @@ class Stream:
         self._next.clear()
 
     def _forget(self, connection: Connection) -> None:
-        for number, waiting in list(connection.waiting.items()):
-            if isinstance(waiting, Item) and waiting.stream is self:
-                connection.forget(number)
+        for waiter in list(connection.waiting.values()):
+            if isinstance(waiter, Item) and waiter.stream is self:
+                connection.forget(waiter)
 
     def _send(self, source: Iterator[Any], count: int) -> bool:
         """Send so many calls, or fewer if results wait; returns whether there may be more."""
@@ -168,6 +176,8 @@ class Stream:
                 connection = self._pool.ready() or self._pool.get_for(
                     self._cmdid, item.params, item.deadline, self._meta
                 )
+            if self._raw:
+                connection.keep_raw()
             connection.send(item, self._cmdid, item.params, self._meta)
             item.connection = connection
         except (ConnectError, ConnectionLost) as exc:
@@ -193,14 +203,10 @@ class Stream:
     def _wait(self) -> None:
         if os.getpid() != self._pid:  # the replies come to the parent
             raise ConnectionLost("this process was forked from the one that calls")
-        switch = get_hub().switch
-        self._sleeper = getcurrent()
+        waiter: HubWaiter[Any] = HubWaiter()
         try:
+            self._switch = waiter.switch
             while not self._ready():
-                switch()
+                waiter.get()
         finally:
-            self._sleeper = None
-
-    def _wake(self) -> None:
-        if self._sleeper is not None:
-            self._sleeper.switch()
+            self._switch = None

@@ -16,7 +16,7 @@ import pytest
 from gevent.event import Event
 
 import gtcp
-from gtcp.client.lone import TURN
+from gtcp.client.busy_poll import OUTSIDE_HUB_SECONDS
 from tests.client.fakes import Peer, answer, fake_server, outcome
 from tests.client.test_connection import is_error
 from tests.helpers import PATIENCE, process
@@ -390,7 +390,7 @@ def test_a_goodbye_behind_a_reply_is_heard_before_the_next_call_is_waited_for() 
     def leaving(peer: Peer) -> None:
         peer.answer(peer.request())
         request = peer.request()
-        sleep(4 * TURN)  # so long that it waits in the hub
+        sleep(4 * OUTSIDE_HUB_SECONDS)  # so long that it waits in the hub
         peer.send(answer(request), {"code": 503, "message": "going away"})
         peer.request()
         peer.close()
@@ -469,9 +469,9 @@ def test_a_call_that_interrupts_a_send_takes_another_connection(before: bool) ->
                 client.call(1)
                 (connection,) = client._pools.here().connections
                 told: list[Any] = []
-                outbox: Any = connection.outbox
-                sock = outbox._sock
-                outbox._sock = Interrupted(
+                writer: Any = connection.writer
+                sock = writer._sock
+                writer._sock = Interrupted(
                     sock,
                     lambda: told.append(outcome(client.call, 1, {"n": 2}, timeout=PATIENCE)),
                     before=before,
@@ -479,7 +479,7 @@ def test_a_call_that_interrupts_a_send_takes_another_connection(before: bool) ->
                 assert client.call(1, {"n": 1}) == {"n": 1}
                 assert told == [{"n": 2}]
                 assert client.stats()["opened"] == 2
-                outbox._sock = sock
+                writer._sock = sock
                 assert [client.call(1, {"n": n}) for n in range(9)] == [{"n": n} for n in range(9)]
 
         alone(check)

@@ -32,7 +32,7 @@ def is_error(value: Any, kind: type[gtcp.GtcpError], executed: str) -> bool:
 
 def is_stuck(client: gtcp.Client) -> bool:
     """Whether the kernel has taken a part of what was to be sent, and takes no more."""
-    return any(each.outbox.stuck for each in client._pools.here().connections)
+    return any(each.writer.blocked for each in client._pools.here().connections)
 
 
 def is_leaving(client: gtcp.Client) -> bool:
@@ -384,31 +384,59 @@ def test_a_refusal_without_id_when_only_one_call_can_be_meant(connect: Connect) 
         assert error.code == 413
 
 
-def test_a_refusal_without_id_when_another_line_may_be_meant(connect: Connect) -> None:
-    """The call may be running while the notification behind it is refused."""
-
+def test_a_refused_line_fails_its_call_and_the_others_are_sent_again(connect: Connect) -> None:
     def script(peer: Peer) -> None:
-        peer.requests(2)
-        peer.send({"code": 413, "message": "too long"})
+        first, *_ = peer.requests(4)
+        peer.answer(first)
+        peer.send({"code": 400, "message": "too deep"})
         peer.close()
 
-    with fake_server(script) as server:
+    with fake_server(script, Peer.echo) as server:
         client = connect(server.address)
-        call = begin(client.call, 1)
-        client.notify(2)
-        assert is_error(call.get(), gtcp.ProtocolError, "maybe")
+        calls = [begin(client.call, 1, {"n": n}) for n in range(4)]
+        answered, refused, *behind = [each.get() for each in calls]
+        assert answered == {"n": 0}
+        assert is_error(refused, gtcp.RemoteError, "no")
+        assert refused.code == 400
+        assert behind == [{"n": 2}, {"n": 3}]
 
 
-def test_a_refusal_without_id_when_several_calls_may_be_meant(connect: Connect) -> None:
+def test_after_a_refusal_without_a_clean_end_calls_may_have_run(connect: Connect) -> None:
     def script(peer: Peer) -> None:
         peer.requests(2)
         peer.send({"code": 400, "message": "not a request"})
-        peer.close()
+        peer.reset()
 
     with fake_server(script) as server:
         client = connect(server.address)
         calls = [begin(client.call, 1) for _ in range(2)]
-        assert all(is_error(each.get(), gtcp.ProtocolError, "maybe") for each in calls)
+        assert all(is_error(each.get(), gtcp.ConnectionLost, "maybe") for each in calls)
+
+
+def test_a_refused_notification_fails_no_call(connect: Connect) -> None:
+    def script(peer: Peer) -> None:
+        peer.requests(3)
+        peer.send({"code": 413, "message": "too long"})
+        peer.close()
+
+    with fake_server(script, Peer.echo) as server:
+        client = connect(server.address)
+        client.notify(2)
+        calls = [begin(client.call, 1, {"n": n}) for n in range(2)]
+        assert [each.get() for each in calls] == [{"n": 0}, {"n": 1}]
+
+
+def test_a_refused_call_that_was_given_up_fails_no_other(connect: Connect) -> None:
+    def script(peer: Peer) -> None:
+        peer.requests(3)
+        peer.send({"code": 413, "message": "too long"})
+        peer.close()
+
+    with fake_server(script, Peer.echo) as server:
+        client = connect(server.address)
+        given_up, other = begin(client.call, 1, {"n": 0}), begin(client.call, 1, {"n": 1})
+        given_up.kill()
+        assert other.get() == {"n": 1}
 
 
 # What certainly did not leave did not run

@@ -14,8 +14,8 @@ from time import monotonic, sleep
 import pytest
 
 import gtcp
-from gtcp.client import lone
-from gtcp.client.lone import MOST_ASLEEP, TRIES, BusyPoll
+from gtcp.client import busy_poll
+from gtcp.client.busy_poll import MAX_MISSES, MAX_SKIPPED, BusyPoll
 from tests.client.fakes import Peer, fake_server
 
 MOMENT = 0.005
@@ -41,7 +41,7 @@ class Poller:
 @pytest.fixture
 def poller(monkeypatch: pytest.MonkeyPatch) -> Poller:
     made = Poller()
-    monkeypatch.setattr(lone, "new_poller", lambda: made)
+    monkeypatch.setattr(busy_poll, "new_poller", lambda: made)
     return made
 
 
@@ -87,11 +87,11 @@ def test_what_comes_when_the_processor_is_offered_is_not_in_vain(
 ) -> None:
     """The server may have needed just that, however long it took."""
 
-    def give_way() -> None:
+    def yield_processor() -> None:
         sleep(2 * MOMENT)
         poller.answers = iter([True])
 
-    monkeypatch.setattr(lone, "give_way", give_way)
+    monkeypatch.setattr(busy_poll, "yield_processor", yield_processor)
     busy = BusyPoll(0, MOMENT)
     assert busy.wait(60)
     assert poller.asked == [0, 0]
@@ -99,7 +99,7 @@ def test_what_comes_when_the_processor_is_offered_is_not_in_vain(
 
 def test_what_comes_while_it_sleeps_is_told(poller: Poller) -> None:
     busy = BusyPoll(0, MOMENT)
-    for _ in range(TRIES):
+    for _ in range(MAX_MISSES):
         assert not slept(poller, busy)
     poller.answers = iter([True])
     poller.asked.clear()
@@ -116,18 +116,22 @@ def rows(poller: Poller, busy: BusyPoll, calls: int) -> list[tuple[str, int]]:
 
 def test_the_more_often_it_was_for_nothing_the_more_calls_sleep_at_once(poller: Poller) -> None:
     asleep = [1, 2, 4, 8, 16, 32, 64, 128, 256, 256, 256]
-    calls = sum(asleep) + TRIES * len(asleep)
-    expected = [row for count in asleep for row in (("awake", TRIES), ("asleep", count))]
+    calls = sum(asleep) + MAX_MISSES * len(asleep)
+    expected = [row for count in asleep for row in (("awake", MAX_MISSES), ("asleep", count))]
     assert rows(poller, BusyPoll(0, 1e-6), calls) == expected
-    assert asleep[-1] == MOST_ASLEEP
+    assert asleep[-1] == MAX_SKIPPED
 
 
 def test_once_it_was_for_something_it_begins_anew(poller: Poller) -> None:
     busy = BusyPoll(0, 1e-6)
-    assert rows(poller, busy, 3 * TRIES + 1 + 2 + 4)[-1] == ("asleep", 4)
+    assert rows(poller, busy, 3 * MAX_MISSES + 1 + 2 + 4)[-1] == ("asleep", 4)
     poller.answers = iter([True])
     assert busy.wait(60)
-    assert rows(poller, busy, TRIES + 2) == [("awake", TRIES), ("asleep", 1), ("awake", 1)]
+    assert rows(poller, busy, MAX_MISSES + 2) == [
+        ("awake", MAX_MISSES),
+        ("asleep", 1),
+        ("awake", 1),
+    ]
 
 
 def test_who_gets_a_quick_reply_now_and_then_stays_awake(poller: Poller) -> None:
@@ -147,7 +151,7 @@ def test_it_need_not_stay_awake_at_all(poller: Poller, awake: float) -> None:
 def test_where_it_can_offer_the_processor_to_nobody_it_sleeps(
     poller: Poller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lone, "give_way", None)
+    monkeypatch.setattr(busy_poll, "yield_processor", None)
     busy = BusyPoll(0, MOMENT)
     assert all(slept(poller, busy) for _ in range(10))
 
@@ -156,7 +160,7 @@ def test_it_offers_the_processor_to_others_each_time(
     poller: Poller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     offered: list[int] = []
-    monkeypatch.setattr(lone, "give_way", lambda: offered.append(len(poller.asked)))
+    monkeypatch.setattr(busy_poll, "yield_processor", lambda: offered.append(len(poller.asked)))
     poller.answers = iter([False, False, False, True])
     assert BusyPoll(0, 60).wait(60)
     assert offered == [1, 2, 3]
@@ -219,7 +223,7 @@ def test_who_is_interrupted_at_once_does_not_wait_any_more(
     poller: Poller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waiting = Interrupted()
-    monkeypatch.setattr(lone, "_waiting", waiting)
+    monkeypatch.setattr(busy_poll, "_waiting", waiting)
     with pytest.raises(KeyboardInterrupt):
         BusyPoll(0, MOMENT).wait(60)
     assert not waiting
@@ -227,20 +231,20 @@ def test_who_is_interrupted_at_once_does_not_wait_any_more(
 
 FORKING = """
 import os, socket, threading, time
-from gtcp.client import lone
+from gtcp.client import busy_poll
 
 pairs = [socket.socketpair() for _ in range(4)]
 for mine, _ in pairs:
-    wait = lone.BusyPoll(mine.fileno(), 0).wait
+    wait = busy_poll.BusyPoll(mine.fileno(), 0).wait
     threading.Thread(target=wait, args=(60,), daemon=True).start()
-while len(lone._waiting) < len(pairs):
+while len(busy_poll._waiting) < len(pairs):
     time.sleep(0.001)
 
 def stays_awake():
     mine, other = socket.socketpair()
     offered = []
-    lone.give_way = lambda: offered.append(None)
-    lone.BusyPoll(mine.fileno(), 0.005).wait(0.005)
+    busy_poll.yield_processor = lambda: offered.append(None)
+    busy_poll.BusyPoll(mine.fileno(), 0.005).wait(0.005)
     return bool(offered)
 
 print("parent", stays_awake(), flush=True)
@@ -285,5 +289,5 @@ def test_calls_are_answered_however_long_they_stay_awake(busy_poll: float) -> No
 
 @pytest.mark.skipif(not hasattr(os, "sched_yield"), reason="a system without sched_yield")
 def test_this_system_can_give_way() -> None:
-    assert lone.give_way is not None
-    lone.give_way()
+    assert busy_poll.yield_processor is not None
+    busy_poll.yield_processor()
