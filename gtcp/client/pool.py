@@ -20,6 +20,7 @@ from gevent.event import AsyncResult
 from gtcp.address import Address
 from gtcp.client.connection import Connection
 from gtcp.client.dial import Options, Trust, dial
+from gtcp.client.history import AddressHistory
 from gtcp.client.retry import ClientClosed, Untrusted
 from gtcp.errors import CallTimeout, ConnectError, GtcpError, PoolTimeout
 from gtcp.protocol import Outgoing, encode_request
@@ -39,13 +40,16 @@ class Pool:
         left_to_parent: whether this is a forked child's copy of its parent's pool.
     """
 
-    def __init__(self, address: Address, options: Options, trust: Trust | None = None) -> None:
+    def __init__(
+        self, address: Address, options: Options, trust: Trust | None, history: AddressHistory
+    ) -> None:
         self.connections: list[Connection] = []
         self.left_to_parent = False
         self.opened = 0
         self._address = address
         self._options = options
         self._trust = trust
+        self._history = history
         self._opening = 0
         self._reopen_at = 0.0
         self._queue: deque[AsyncResult[None]] = deque()
@@ -190,7 +194,9 @@ class Pool:
     def _open(self, deadline: float | None) -> Connection:
         self._opening += 1
         try:
-            sock, received = dial(self._address, self._options, self._trust, deadline)
+            sock, received = dial(
+                self._address, self._options, self._trust, self._history, deadline
+            )
         except ConnectError as exc:
             if self._opening == 1 and not self._count_usable():
                 self._fail_queue(exc)
