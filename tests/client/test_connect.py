@@ -16,6 +16,7 @@ from greenlet import greenlet
 
 import gtcp
 from gtcp.client import connect as connecting
+from gtcp.client import history
 from gtcp.client.history import AddressHistory
 from gtcp.client.resolve import Endpoint
 from tests.client.fakes import FakeServer, Peer, begin, fake_server, open_sockets, outcome, soon
@@ -109,7 +110,7 @@ def test_a_failed_attempt_starts_the_next_at_once(
     monkeypatch.setattr(connecting, "ATTEMPT_DELAY", 10 * PATIENCE)
     refused = [refusing(), refusing()]
     names.add("three.test", *refused, where(server))
-    assert connect("three.test", connect_timeout=None).call(1, {"n": 1}) == {"n": 1}
+    assert connect("three.test", connect_timeout=None, retries=0).call(1, {"n": 1}) == {"n": 1}
     assert tried == [*refused, where(server)]
 
 
@@ -232,8 +233,13 @@ def test_a_kill_or_a_timeout_leaves_nothing_behind(
 
 
 def test_the_address_that_connected_last_is_tried_first(
-    connect: Connect, names: FakeNames, tried: list[Where], server: FakeServer
+    connect: Connect,
+    names: FakeNames,
+    tried: list[Where],
+    server: FakeServer,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(history, "FAILED_FOR", 0.0)
     with dead_address("127.0.0.2") as dead:
         names.add("two.test", dead, where(server))
         client = connect("two.test")
@@ -271,37 +277,37 @@ def endpoint(number: int) -> Endpoint:
 
 def test_failed_addresses_go_last_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     one, two, three = endpoints = [endpoint(n) for n in range(3)]
-    history = AddressHistory()
+    known = AddressHistory()
     now = 1000.0
     monkeypatch.setattr("gtcp.client.history.monotonic", lambda: now)
-    assert history.ordered(endpoints) == endpoints
-    history.failed(one)
-    assert history.ordered(endpoints) == [two, three, one]
-    history.connected(three)
-    assert history.ordered(endpoints) == [three, two, one]
+    assert known.ordered(endpoints) == endpoints
+    known.failed(one)
+    assert known.ordered(endpoints) == [two, three, one]
+    known.connected(three)
+    assert known.ordered(endpoints) == [three, two, one]
     now += 1
-    history.failed(three)
-    assert history.ordered(endpoints) == [two, one, three]
+    known.failed(three)
+    assert known.ordered(endpoints) == [two, one, three]
     now += 1
-    history.failed(one)
-    assert history.ordered(endpoints) == [two, three, one]
+    known.failed(one)
+    assert known.ordered(endpoints) == [two, three, one]
     now += 31
-    assert history.ordered(endpoints) == [three, one, two]
-    history.failed(one)
-    history.connected(one)
-    assert history.ordered(endpoints) == [one, two, three]
+    assert known.ordered(endpoints) == [three, one, two]
+    known.failed(one)
+    known.connected(one)
+    assert known.ordered(endpoints) == [one, two, three]
 
 
 def test_the_history_forgets_addresses_that_a_name_no_longer_has(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    history = AddressHistory()
+    known = AddressHistory()
     now = 1000.0
     monkeypatch.setattr("gtcp.client.history.monotonic", lambda: now)
     for number in range(100):
-        history.failed(endpoint(number))
+        known.failed(endpoint(number))
         now += 1
-    assert len(history._failed) <= 31
+    assert len(known._failed) <= 31
 
 
 # Unix sockets
@@ -315,7 +321,7 @@ def test_a_unix_socket_whose_queue_is_full_is_waited_for(connect: Connect, tmp_p
         listener.listen(0)
         filler = stack.enter_context(socket.socket(socket.AF_UNIX))
         filler.connect(path)
-        call = begin(connect(f"unix:{path}").call, 1)
+        call = begin(connect(f"unix:{path}", retries=0).call, 1)
         gevent.sleep(0.03)
         assert not call.ready()
         stack.enter_context(listener.accept()[0])
