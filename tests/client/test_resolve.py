@@ -344,7 +344,8 @@ def test_a_forked_child_looks_up_for_itself(fork: str) -> None:
     if (pid := {fork}) == 0:
         status = 1
         try:
-            status = 0 if gtcp.Client(sys.argv[1], retries=0).call(1, {{"n": 1}}) == {{"n": 1}} else 2
+            result = gtcp.Client(sys.argv[1], retries=0).call(1, {{"n": 1}})
+            status = 0 if result == {{"n": 1}} else 2
         finally:
             os._exit(status)
     print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), call.ready(), flush=True)
