@@ -56,7 +56,7 @@ class Progress:
         """Each address and why it failed; empty if it would only repeat the user's address."""
         if self.resolving:
             return "the name is still being resolved"
-        if len(self.failed) == 1 and next(iter(self.failed)).where[0] == self._host:
+        if len(self.failed) == 1 and next(iter(self.failed)).sockaddr[0] == self._host:
             return ""
         named = [f"{each}: {why}" for each, why in list(self.failed.items())[:MAX_NAMED]]
         more = len(self.failed) - len(named)
@@ -124,13 +124,13 @@ class _Attempt:
         self.sock.setblocking(False)
 
     def is_connected(self) -> bool:
-        """Begin to connect, or look at how it goes on: it did if the socket is writable.
+        """Begin to connect, or check whether it succeeded (once the socket is writable).
 
         Raises:
             OSError: it failed.
         """
-        sock, (family, where) = self.sock, self.endpoint
-        result = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or sock.connect_ex(where)
+        sock, (family, sockaddr) = self.sock, self.endpoint
+        result = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or sock.connect_ex(sockaddr)
         if result in (0, errno.EISCONN):
             return True
         if result in (errno.EINPROGRESS, errno.EALREADY):

@@ -47,12 +47,12 @@ class Endpoint(NamedTuple):
     """Where to connect: an address family, and a socket address of it."""
 
     family: int
-    where: Any
+    sockaddr: Any
 
     def __str__(self) -> str:
         if self.family == socket.AF_INET6:
-            return f"[{self.where[0]}]:{self.where[1]}"
-        return f"{self.where[0]}:{self.where[1]}"
+            return f"[{self.sockaddr[0]}]:{self.sockaddr[1]}"
+        return f"{self.sockaddr[0]}:{self.sockaddr[1]}"
 
 
 def resolve(host: str, port: int) -> list[Endpoint]:

@@ -38,7 +38,7 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[Where]:
 
     class Attempt(connecting._Attempt):
         def __init__(self, endpoint: Endpoint) -> None:
-            attempts.append(endpoint.where)
+            attempts.append(endpoint.sockaddr)
             super().__init__(endpoint)
 
     monkeypatch.setattr(connecting, "_Attempt", Attempt)
