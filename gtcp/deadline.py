@@ -75,17 +75,24 @@ def deadline(seconds: float) -> Iterator[None]:
     """
     when = earliest(current(), monotonic() + seconds)
     timer = gevent.Timeout(seconds)
-    token = _narrowed.set(when)
+    outer = _narrowed.get(_UNSET)
     try:
-        timer.start()  # in here: a signal handler may raise between any two instructions
-        yield
+        try:
+            _narrowed.set(when)
+            timer.start()
+            yield
+        finally:
+            timer.close()
+            _narrowed.set(outer)
     except gevent.Timeout as fired:
         if fired is not timer:
             raise
         raise CallTimeout(f"the deadline of {seconds:g} s passed", executed="maybe") from None
-    finally:
+    except BaseException:
+        # Once more: a signal handler may have raised just before the first time.
         timer.close()
-        _narrowed.reset(token)
+        _narrowed.set(outer)
+        raise
 
 
 def spawn(function: Callable[..., R], *args: Any, **kwargs: Any) -> gevent.Greenlet[..., R]:

@@ -17,6 +17,7 @@ import msgspec
 
 from gtcp.address import Address, parse
 from gtcp.client.dial import Dialled, Options, Trust, dial
+from gtcp.client.history import AddressHistory
 from gtcp.client.pool import Pool
 from gtcp.client.pools import Pools, never_return
 from gtcp.client.reply import error_of, result_of
@@ -126,7 +127,8 @@ class Client:
         )
         self._timeout = _checked(timeout)
         self._retry = Retry(retries)
-        self._pools = Pools(lambda: Pool(self.address, self._options, self._trust))
+        self._history = AddressHistory()
+        self._pools = Pools(lambda: Pool(self.address, self._options, self._trust, self._history))
 
     def __repr__(self) -> str:
         return f"gtcp.Client({str(self.address)!r})"
@@ -292,7 +294,7 @@ class Client:
 
     def dial(self, deadline: float | None) -> Dialled:
         """A new connection's socket, for who wants to see the bytes; see ``dial.dial``."""
-        return dial(self.address, self._options, self._trust, deadline)
+        return dial(self.address, self._options, self._trust, self._history, deadline)
 
     def stats(self) -> dict[str, int]:
         """Counts since the client was made.

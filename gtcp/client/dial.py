@@ -6,7 +6,6 @@ have run: every exception says so, and why.
 
 from __future__ import annotations
 
-import _socket
 import errno
 import socket
 from time import monotonic
@@ -14,11 +13,13 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
 
 import gevent
 import msgspec
-from gevent import socket as gevent_socket
 
 from gtcp.address import Address
 from gtcp.client.busy_poll import OUTSIDE_HUB_SECONDS
+from gtcp.client.connect import Progress, connect, connect_unix
+from gtcp.client.history import AddressHistory
 from gtcp.client.reply import read_reply
+from gtcp.client.resolve import resolve
 from gtcp.client.retry import Untrusted
 from gtcp.deadline import earliest
 from gtcp.errors import CallTimeout, ConnectError
@@ -31,7 +32,7 @@ from gtcp.protocol import (
     Reply,
     encode_request,
 )
-from gtcp.sockets import adopt, close_quietly, encoded, receive, send_all, tune
+from gtcp.sockets import close_quietly, receive, send_all, tune
 
 if TYPE_CHECKING:
     from gtcp.secret import Key
@@ -114,9 +115,16 @@ class Trust:
 
 
 def dial(
-    address: Address, options: Options, trust: Trust | None, deadline: float | None
+    address: Address,
+    options: Options,
+    trust: Trust | None,
+    history: AddressHistory,
+    deadline: float | None,
 ) -> Dialled:
     """A connected, non-blocking socket whose peer has shown who it is, if that was asked for.
+
+    Args:
+        history: the outcome of earlier attempts, by which the addresses of a name are ordered.
 
     Returns:
         tuple: the socket, and what it has said already beyond that.
@@ -129,34 +137,43 @@ def dial(
     now = monotonic()
     allowed = None if options.connect_timeout is None else now + options.connect_timeout
     when = earliest(allowed, deadline)
-    timer = gevent.Timeout.start_new(None if when is None else max(0.0, when - now))
+    progress = Progress(address.host)
+    timer = gevent.Timeout(None if when is None else max(0.0, when - now))
     try:
-        return _introduced(_tuned(_connected(address), options), address, trust)
+        try:
+            timer.start()
+            sock = _tuned(_connected(address, history, progress), options)
+            return _introduced(sock, address, trust)
+        finally:
+            timer.close()
     except gevent.Timeout as fired:
         if fired is not timer:
             raise
+        reached = f" ({progress})" if str(progress) else ""
         if when == allowed:
             seconds = f"{options.connect_timeout:g} s"
-            raise ConnectError(f"{address}: not connected within {seconds}") from None
-        raise CallTimeout(f"{address}: the deadline passed", executed="no") from None
+            raise ConnectError(f"{address}: not connected within {seconds}{reached}") from None
+        raise CallTimeout(f"{address}: the deadline passed{reached}", executed="no") from None
     except (OSError, ValueError) as exc:  # ValueError: a name that can't be one
-        raise _translated(address, exc) from exc
-    finally:
-        timer.close()
+        raise _translated(address, exc, progress) from exc
+    except BaseException:
+        timer.close()  # once more: a signal handler may have raised just before the first time
+        raise
 
 
-def _translated(address: Address, exc: OSError | ValueError) -> ConnectError:
+def _translated(address: Address, exc: OSError | ValueError, progress: Progress) -> ConnectError:
     why = getattr(exc, "strerror", None) or exc
     if isinstance(exc, OSError) and exc.errno == errno.EPROTO:  # what TlsSocket says of alerts
         return Untrusted(f"{address}: {why}")
+    if progress.failed and str(progress):
+        why = progress
     return ConnectError(f"can't connect to {address}: {why}")
 
 
 # TCP
 
 
-def _tuned(connected: Any, options: Options) -> socket.socket:
-    sock = adopt(connected.detach())
+def _tuned(sock: socket.socket, options: Options) -> socket.socket:
     try:
         tune(sock, options.keepalive)
     except OSError:
@@ -165,35 +182,15 @@ def _tuned(connected: Any, options: Options) -> socket.socket:
     return sock
 
 
-def _connected(address: Address) -> Any:
+def _connected(address: Address, history: AddressHistory, progress: Progress) -> socket.socket:
     if address.path:
-        return _connect_one(socket.AF_UNIX, address.path)
-    error: OSError | None = None
-    for family, _kind, _proto, _name, where in _resolved(address.host, address.port):
-        try:
-            return _connect_one(family, where)
-        except OSError as exc:
-            error = exc
-    raise error or OSError("the name has no addresses")
-
-
-def _resolved(host: str, port: int) -> list[Any]:
-    """What ``getaddrinfo`` says; a numeric address is read here, not in gevent's thread pool."""
-    name = encoded(host)
-    try:
-        return _socket.getaddrinfo(name, port, 0, socket.SOCK_STREAM, 0, socket.AI_NUMERICHOST)
-    except OSError:
-        return gevent_socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
-
-
-def _connect_one(family: int, where: Any) -> Any:
-    sock = gevent_socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.connect(where)
-    except BaseException:
-        close_quietly(sock)
-        raise
-    return sock
+        return connect_unix(address.path)
+    progress.resolving = True
+    endpoints = resolve(address.host, address.port)
+    progress.resolving = False
+    if not endpoints:
+        raise OSError("the name has no addresses")
+    return connect(endpoints, history, progress)
 
 
 # TLS and the secret

@@ -20,6 +20,7 @@ from gevent.event import AsyncResult
 from gtcp.address import Address
 from gtcp.client.connection import Connection
 from gtcp.client.dial import Options, Trust, dial
+from gtcp.client.history import AddressHistory
 from gtcp.client.retry import ClientClosed, Untrusted
 from gtcp.errors import CallTimeout, ConnectError, GtcpError, PoolTimeout
 from gtcp.protocol import Outgoing, encode_request
@@ -39,13 +40,16 @@ class Pool:
         left_to_parent: whether this is a forked child's copy of its parent's pool.
     """
 
-    def __init__(self, address: Address, options: Options, trust: Trust | None = None) -> None:
+    def __init__(
+        self, address: Address, options: Options, trust: Trust | None, history: AddressHistory
+    ) -> None:
         self.connections: list[Connection] = []
         self.left_to_parent = False
         self.opened = 0
         self._address = address
         self._options = options
         self._trust = trust
+        self._history = history
         self._opening: set[object] = set()  # a token for each connection being opened
         self._reopen_at = 0.0
         self._queue: deque[AsyncResult[None]] = deque()
@@ -189,10 +193,19 @@ class Pool:
 
     def _open(self, deadline: float | None) -> Connection:
         token = object()
+        try:
+            return self._open_as(token, deadline)
+        except BaseException:
+            self._opening.discard(token)  # once more: see the end of gtcp.client.dial.dial
+            raise
+
+    def _open_as(self, token: object, deadline: float | None) -> Connection:
         connection: Connection | None = None
         try:
             self._opening.add(token)
-            sock, received = dial(self._address, self._options, self._trust, deadline)
+            sock, received = dial(
+                self._address, self._options, self._trust, self._history, deadline
+            )
             options, name = self._options, str(self._address)
             limit, busy_poll = options.max_reply_bytes, options.busy_poll
             connection = Connection(sock, name, limit, busy_poll, self._ended, self._freed)
@@ -232,15 +245,14 @@ class Pool:
         try:
             self._queue.append(place)
             place.wait(None if deadline is None else max(0.0, deadline - monotonic()))
+            if not place.ready():
+                raise self._no_place()
         except BaseException:
+            if place in self._queue:
+                self._queue.remove(place)
             if place.ready():
                 self._wake(1)  # it was this one's turn: it goes to the next
             raise
-        finally:
-            if not place.ready() and place in self._queue:
-                self._queue.remove(place)
-        if not place.ready():
-            raise self._no_place()
         place.get()
 
     def _no_place(self) -> GtcpError:

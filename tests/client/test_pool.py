@@ -23,6 +23,7 @@ from tests.client.fakes import (
     outcome,
     soon,
 )
+from tests.client.names import FakeNames
 from tests.helpers import PATIENCE
 
 Connect = Callable[..., gtcp.Client]
@@ -311,15 +312,14 @@ def test_names_that_lead_nowhere(connect: Connect, name: str) -> None:
 
 @contextmanager
 def no_name_service() -> Iterator[None]:
-    """Keep busy the threads that look up names."""
-    pool = gevent.get_hub().threadpool
-    go_on = threading.Event()
-    tasks = [pool.spawn(go_on.wait, PATIENCE) for _ in range(pool.maxsize)]
-    try:
-        yield
-    finally:
-        go_on.set()
-        gevent.joinall(tasks)
+    """Make lookups hang."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        names = FakeNames(monkeypatch)
+        names.hanging.add("localhost")
+        try:
+            yield
+        finally:
+            names.release()
 
 
 def test_the_deadline_covers_looking_up_the_name(connect: Connect) -> None:

@@ -1,0 +1,56 @@
+"""Exceptions that signal handlers raise: the connection is intact or closed, ``executed`` right."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+
+import gevent
+import pytest
+
+import gtcp
+from tests.client.interrupts import SCENARIOS
+from tests.helpers import serving
+
+#: Seconds for one program on a busy machine.
+LONGEST = 300
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    commands, counts = gtcp.Commands(), Counter[str]()
+
+    @commands.handler(1)
+    def count(request: gtcp.Request[dict[str, str]]) -> int:
+        counts[request.params["token"]] += 1
+        return counts[request.params["token"]]
+
+    @commands.handler(2)
+    def look(request: gtcp.Request[dict[str, str]]) -> int:
+        return counts[request.params["token"]]
+
+    @commands.handler(3)
+    def slow(request: gtcp.Request[dict[str, float]]) -> None:
+        gevent.sleep(request.params["seconds"])
+
+    with serving(commands) as server:
+        yield server.address
+
+
+def run(name: str, address: str) -> None:
+    program = [sys.executable, "-m", "tests.client.interrupts", name, address]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=LONGEST, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_an_exception_at_any_instruction(name: str, address: str) -> None:
+    run(name, address)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["signals-one", "signals-five"])
+def test_ten_thousand_signals_at_random_times(name: str, address: str) -> None:
+    run(name, address)
