@@ -26,7 +26,6 @@ from greenlet import getcurrent
 from gtcp.client.lone import TURN, BusyPoll, is_alone
 from gtcp.client.outbox import Outbox
 from gtcp.client.reply import Replies
-from gtcp.client.retry import ServerLeaving
 from gtcp.client.waiting import Call, Waiting
 from gtcp.deadline import Alarm, earliest
 from gtcp.errors import (
@@ -36,6 +35,7 @@ from gtcp.errors import (
     Executed,
     GtcpError,
     ProtocolError,
+    ServerLeaving,
 )
 from gtcp.protocol import (
     GOING_AWAY,

@@ -19,9 +19,8 @@ from gevent import socket as gevent_socket
 from gtcp.address import Address
 from gtcp.client.lone import TURN
 from gtcp.client.reply import read_reply
-from gtcp.client.retry import Untrusted
 from gtcp.deadline import earliest
-from gtcp.errors import CallTimeout, ConnectError
+from gtcp.errors import CallTimeout, ConnectError, Untrusted
 from gtcp.protocol import (
     NOT_ALLOWED,
     NOT_AUTHENTICATED,

@@ -20,6 +20,7 @@ from greenlet import getcurrent
 
 from gtcp.address import parse
 from gtcp.deadline import Carrier
+from gtcp.errors import SettingsError
 from gtcp.secret import Key, read_keys
 from gtcp.server.admission import Admission
 from gtcp.server.context import Connections, Context
@@ -29,7 +30,7 @@ from gtcp.server.in_flight import ServingGreenlet
 from gtcp.server.listener import Exposed, Listener, listen, refuse_exposed
 from gtcp.server.logger import SERVER
 from gtcp.server.scheduler import UnsupportedLoop
-from gtcp.server.settings import Settings, SettingsError
+from gtcp.server.settings import Settings
 from gtcp.server.socket_file import SocketFile
 from gtcp.server.stop_signals import StopSignals
 from gtcp.server.sweeper import Sweeper
