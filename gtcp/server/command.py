@@ -16,6 +16,7 @@ from typing import Any, ClassVar, TypeVar, get_args, get_origin
 
 import msgspec
 
+from gtcp.arguments import check_integer, check_switch
 from gtcp.protocol import NOT_ALLOWED, OVERLOADED, Request
 from gtcp.server.logger import SERVER, BaseLogger
 from gtcp.server.outcome import Refused
@@ -100,6 +101,7 @@ class Command:
         self.doc = inspect.getdoc(target) or ""
         self.call: Handler = _instance_method(target) if isinstance(target, type) else target
         _refuse_unsupported(self.call, self.name)
+        check_switch("run_to_end", run_to_end)
         self.run_to_end = run_to_end
         own = getattr(target, "logger", None)
         self.logger: AnyLogger = logger or own or logging.getLogger(SERVER)
@@ -126,17 +128,14 @@ class Command:
 def _patterns(allow: Iterable[str] | None) -> tuple[str, ...] | None:
     if allow is None:
         return None
-    patterns = () if isinstance(allow, str) else tuple(allow)
+    patterns = tuple(allow) if isinstance(allow, Iterable) and not isinstance(allow, str) else ()
     if not patterns or not all(isinstance(each, str) and each for each in patterns):
         raise TypeError(f"allow: expected a list of identities or patterns, got {allow!r}")
     return patterns
 
 
 def _limit(max_in_flight: int | None) -> int | None:
-    if max_in_flight is None:
-        return None
-    if isinstance(max_in_flight, bool) or not isinstance(max_in_flight, int) or max_in_flight < 1:
-        raise ValueError(f"max_in_flight: expected 1 or more, or None, got {max_in_flight!r}")
+    check_integer("max_in_flight", max_in_flight, 1, optional=True)
     return max_in_flight
 
 
