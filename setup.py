@@ -44,6 +44,11 @@ TEST = [
     "trustme>=1.2",
 ]
 
+# What tests with the marker `programs` use beyond the extra `test`; they skip without it.
+PROGRAMS = [
+    "celery>=5.4",
+]
+
 LINT = [
     "check-jsonschema>=0.29",  # workflow files
     "import-linter>=2.1",
@@ -114,6 +119,7 @@ setup(
     extras_require={
         "gunicorn": GUNICORN,
         "test": TEST,
+        "programs": PROGRAMS,
         "lint": LINT,
         "docs": DOCS,
         "bench": BENCH,

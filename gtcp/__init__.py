@@ -19,6 +19,7 @@ from gtcp.errors import (
     ProtocolError,
     RemoteError,
     RemoteTimeout,
+    SettingsError,
 )
 from gtcp.identity import Peer
 from gtcp.protocol import Request
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from gtcp.server.handler import BaseHandler, Commands
     from gtcp.server.logger import BaseLogger
     from gtcp.server.server import Server
-    from gtcp.server.settings import Settings, SettingsError
+    from gtcp.server.settings import Settings
 
 __version__ = "0.2.0"
 
@@ -64,7 +65,6 @@ _HOMES = {
     "Commands": "gtcp.server.handler",
     "Server": "gtcp.server.server",
     "Settings": "gtcp.server.settings",
-    "SettingsError": "gtcp.server.settings",
 }
 
 if not TYPE_CHECKING:  # a type checker that saw it would take every misspelt name

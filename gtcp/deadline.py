@@ -22,6 +22,7 @@ import gevent
 from gevent import get_hub
 from greenlet import getcurrent
 
+from gtcp.arguments import LONGEST_SECONDS, check_number, wrong_value
 from gtcp.errors import CallTimeout
 
 R = TypeVar("R")
@@ -29,6 +30,9 @@ R = TypeVar("R")
 #: How close together two looks at the waiting calls may be, seconds: it bounds the cost of
 #: many different deadlines at once, and by as much a deadline may be noticed late.
 RESOLUTION = 0.005
+
+#: What ``deadline`` expects.
+DURATION = f"a number up to {LONGEST_SECONDS:g}"
 
 _UNSET = float("nan")
 _narrowed: contextvars.ContextVar[float | None] = contextvars.ContextVar("gtcp_deadline")
@@ -70,9 +74,16 @@ def deadline(seconds: float) -> Iterator[None]:
 
     Calls inside inherit it, and a block that waits past it is stopped.
 
+    Args:
+        seconds: 0 or less for a deadline that has passed already.
+
     Raises:
+        TypeError, ValueError: before the block is entered, ``seconds`` is no duration.
         CallTimeout: when the time passed while the block waited; ``executed`` is ``"maybe"``.
     """
+    check_number("seconds", seconds, DURATION)
+    if seconds > LONGEST_SECONDS:
+        wrong_value("seconds", DURATION, seconds)
     when = earliest(current(), monotonic() + seconds)
     timer = gevent.Timeout(seconds)
     outer = _narrowed.get(_UNSET)

@@ -14,13 +14,17 @@
 ``executed`` answers the question every caller has: did the handler run? ``"no"`` is only
 said when it is certain, and then the call can be sent again without a second thought.
 
+``ClientClosed``, ``Untrusted`` and ``ServerLeaving`` tell gtcp itself whether to try again; all
+that is raised is defined here, so that a process which only unpickles an error has its class.
+
 Two more belong to handlers, not callers: ``CommandError`` is how a handler answers with a
-code of its own, ``Cancelled`` is how a handler is stopped.
+code of its own, ``Cancelled`` is how a handler is stopped. ``SettingsError`` belongs to a
+server's settings.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 Executed = Literal["no", "maybe", "yes"]
 
@@ -31,31 +35,76 @@ REFUSALS = frozenset({400, 401, 403, 404, 413, 422, 429, 503})
 FIRST_APPLICATION_CODE = 1000
 
 
+class SettingsError(ValueError):
+    """A setting is unknown or impossible: one line, with its name and what was expected."""
+
+
 class GtcpError(Exception):
     """The root of what a call can raise.
 
+    It can be pickled and copied, and ``type(error)(*error.args)`` makes an equal one.
+
     Attributes:
         executed: whether the handler ran: ``"no"``, ``"maybe"`` or ``"yes"``.
+        args: what the class is called with; ``executed`` is the last item where it is not the
+            one that follows from the others.
     """
 
-    executed: Executed = "maybe"
+    _usually: ClassVar[Executed] = "maybe"
 
-    def __init__(self, message: str, *, executed: Executed | None = None) -> None:
+    def __init__(self, message: str, executed: Executed | None = None) -> None:
         super().__init__(message)
-        if executed is not None:
-            self.executed = executed
+        self._keep((message,), self._usually, executed)
+
+    def _keep(
+        self, args: tuple[Any, ...], implied: Executed, executed: Executed | None = None
+    ) -> None:
+        """Set ``args`` and ``executed``.
+
+        Args:
+            args: all but ``executed``.
+            implied: what ``executed`` is without being given.
+        """
+        self._arguments = args
+        self._implied = implied
+        self.executed = implied if executed is None else executed
+
+    @property
+    def executed(self) -> Executed:
+        """Whether the handler ran: ``"no"``, ``"maybe"`` or ``"yes"``."""
+        return self._executed
+
+    @executed.setter
+    def executed(self, executed: Executed) -> None:
+        self._executed = executed
+        known = executed == self._implied
+        self.args = self._arguments if known else (*self._arguments, executed)
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+    def __reduce__(self) -> tuple[Any, ...]:  # that of OSError has rules of its own
+        return type(self), self.args, self.__dict__
 
 
 class ConnectError(GtcpError):
     """No connection came about: name resolution, connect, TLS or authentication failed."""
 
-    executed: Executed = "no"
+    _usually = "no"
+
+
+class ClientClosed(ConnectError):
+    """The client was closed: trying again can't help."""
+
+
+class Untrusted(ConnectError):
+    """One side does not trust the other, or speaks otherwise: trying again can't help."""
 
 
 class PoolTimeout(GtcpError, TimeoutError):
     """Every connection was full until the deadline passed; nothing was sent."""
 
-    executed: Executed = "no"
+    _usually = "no"
 
 
 class CallTimeout(GtcpError, TimeoutError):
@@ -64,6 +113,10 @@ class CallTimeout(GtcpError, TimeoutError):
 
 class ConnectionLost(GtcpError):
     """The connection broke during the call. ``"no"`` when the line had not left yet."""
+
+
+class ServerLeaving(ConnectionLost):
+    """The server said that it goes, and then that this call did not run: no reply came."""
 
 
 class ProtocolError(GtcpError):
@@ -79,24 +132,28 @@ class RemoteError(GtcpError):
         data: whatever JSON the server added, or None.
     """
 
-    def __init__(self, code: int, message: str, data: Any = None) -> None:
-        executed: Executed = "no" if code in REFUSALS else "yes"
-        super().__init__(f"{code} {message}", executed=executed)
+    def __init__(
+        self, code: int, message: str, data: Any = None, executed: Executed | None = None
+    ) -> None:
+        super().__init__(message)
         self.code = code
         self.message = message
         self.data = data
+        self._keep((code, message, data), self._implied_by_reply(), executed)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.code, self.message, self.data)
+    def _implied_by_reply(self) -> Executed:
+        return "no" if self.code in REFUSALS else "yes"
+
+    def __str__(self) -> str:
+        return f"{self.code} {self.message}"
 
 
 class RemoteTimeout(RemoteError, CallTimeout):
     """The server answered 408: it refused the call as late, or stopped its handler."""
 
-    def __init__(self, code: int, message: str, data: Any = None) -> None:
-        super().__init__(code, message, data)
-        refused = isinstance(data, dict) and data.get("executed") == "no"
-        self.executed = "no" if refused else "maybe"
+    def _implied_by_reply(self) -> Executed:
+        refused = isinstance(self.data, dict) and self.data.get("executed") == "no"
+        return "no" if refused else "maybe"
 
 
 class CommandError(Exception):

@@ -38,7 +38,13 @@ OWN_CMDID = 0
 T = TypeVar("T")
 Id = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | str
 Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
-Seconds = Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)]
+#: Unix time: clients also send it as a float, or as a string.
+Timestamp = (
+    Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)]
+    | Annotated[float, msgspec.Meta(ge=-(2.0**53), le=2.0**53)]
+    | Annotated[str, msgspec.Meta(pattern=r"^-?[0-9]{1,15}(\.[0-9]*)?\Z")]
+    | None
+)
 
 
 class Origin(Protocol):
@@ -98,17 +104,19 @@ class Request(msgspec.Struct, Generic[T], kw_only=True):
     timeout: Milliseconds | None = None
     oneway: bool = False
     meta: dict[str, str] = {}
-    _sent: Seconds = msgspec.field(default=0, name="timestamp")
+    _sent: Timestamp = msgspec.field(default=0, name="timestamp")
     # Not from the wire: the server overwrites whatever a peer may send under this key.
     _source: Any = msgspec.field(default=None, name="")
 
     @property
     def timestamp(self) -> int:
         """When it was sent, Unix seconds; when it arrived if the caller did not say."""
-        if not self._sent:
+        sent = _whole_seconds(self._sent)
+        if not sent:
             arrived: float = self._source.arrived if self._source is not None else monotonic()
-            self._sent = int(time() - (monotonic() - arrived))
-        return self._sent
+            sent = int(time() - (monotonic() - arrived))
+        self._sent = sent
+        return sent
 
     @property
     def address(self) -> str:
@@ -148,16 +156,24 @@ class Request(msgspec.Struct, Generic[T], kw_only=True):
         return f"{type(self).__name__}(cmdid={self.cmdid}, id={self.id!r}, from={self.address!r})"
 
 
-class Envelope(msgspec.Struct):
-    """A request line before anybody knows what its params should be."""
+def _whole_seconds(sent: int | float | str | None) -> int:
+    if isinstance(sent, str):
+        return int(sent.partition(".")[0])
+    return int(sent or 0)
 
-    cmdid: int | str
-    params: msgspec.Raw = msgspec.Raw(b"{}")
-    timestamp: Seconds = 0
+
+class Envelope(msgspec.Struct):
+    """A request line before its command is known, without params, in every form accepted.
+
+    Every key but cmdid may be null, which is the same as its absence.
+    """
+
+    cmdid: int | float | str
+    timestamp: Timestamp = 0
     id: Id | None = None
     timeout: Milliseconds | None = None
-    oneway: bool = False
-    meta: dict[str, str] = {}
+    oneway: bool | None = None
+    meta: dict[str, str] | None = None
 
 
 class Head(msgspec.Struct):
@@ -167,7 +183,7 @@ class Head(msgspec.Struct):
     id: Id | None = None
     timeout: Milliseconds | None = None
     oneway: bool = False
-    timestamp: Seconds = 0
+    timestamp: Timestamp = 0
     meta: dict[str, str] = {}
 
 

@@ -7,9 +7,10 @@ import secrets
 import pytest
 
 from gtcp.address import parse
+from gtcp.errors import SettingsError
 from gtcp.masking import may_be_secret, shown
 from gtcp.secret import find_keys
-from gtcp.server.settings import Settings, SettingsError
+from gtcp.server.settings import Settings
 from gtcp.tls import server_context
 
 HEX = secrets.token_hex(32)

@@ -33,11 +33,17 @@ REQUESTS = (
     b'{"cmdid":7,"id":3}',
     b'{"cmdid":4,"params":{"x":"1"},"id":4}',
     b'{"cmdid":1,"":{"a":1},"unknown":[1,"}"]}\r',
+    b'{"cmdid":1.0,"params":null,"id":null,"timeout":null,"oneway":null,"meta":null}',
+    b'{"cmdid":4,"params":null,"timestamp":null}',
+    b'{"cmdid":6,"params":null,"timestamp":1700000000.25}',
+    b'{"cmdid":6e0,"params":null,"timestamp":"1700000000"}',
 )
 BAD = (
     b"", b"[]", b"1", b"GET / HTTP/1.1", b'{"cmdid":1', b'{"cmdid":1}{"cmdid":1}',
     b'{"cmdid":1,"id":"\xff"}', b'{"params":{}}', b"[" * 70, b'{"cmdid":1,"id":1.5}',
     b'{"cmdid":1,"params":{"a":"\\ud800"}}', b'{"cmdid":1,"cmdid":2}', b'{"cmdid":true}',
+    b'{"cmdid":1,"params":{"a":NaN}}', b'{"cmdid":1,"params":{"a":-Infinity}}', b'{"cmdid":1.5}',
+    b'{"cmdid":1,"timestamp":"now"}', b'\xef\xbb\xbf{"cmdid":1}', b'{"cmdid":null}',
     b'{"cmdid":3,"x":"\xff"}', b'{"cmdid":3,"x":"}', b'{"cmdid":6,"params":[[[[[[[[]]]]]]]]}',
 )  # fmt: skip
 SEEDS = (
@@ -56,6 +62,7 @@ TOKENS = (
     b'"cmdid":', b'"params":', b'"id":', b'"timeout":', b'"timestamp":', b'"oneway":', b'"meta":',
     b'"op":', b'"cancel"', b'"commands"', b'"ping"', b'"x":', b'"y":', b'""', b"{", b"}", b"[",
     b"]", b",", b":", b"\n", b"\r\n", b"}\n{", b"}{", b"\\", b'"', b'\\"', b"\\ud83d\\ude00",
+    b"NaN", b"Infinity", b"1.5", b'"7"',
     b"\\ud800", b"null", b"true", b"0", b"1", b"2", b"-1", b"1.0", b"1e400", b"9223372036854775808",
     b"\xc3\xa9", b"\xff", b"\xed\xa0\x80", b"\x00", b"\xef\xbb\xbf", b" ", b'{"cmdid":1,"id":1}\n',
 )  # fmt: skip
@@ -126,10 +133,16 @@ def as_python_reads(item: Request[Any], line: bytes) -> None:
     assert depth(value) <= DEPTH
     assert int(value["cmdid"]) == item.cmdid
     assert value.get("id") == item.id
-    assert value.get("oneway", False) == item.oneway
-    assert value.get("meta", {}) == item.meta
+    assert value.get("timeout") == item.timeout
+    given = {key: each for key, each in value.items() if each is not None}
+    assert given.get("oneway", False) is item.oneway
+    assert given.get("meta", {}) == item.meta
     if isinstance(item.params, dict):
-        assert value.get("params", {}) == item.params
+        assert given.get("params", {}) == item.params
+    sent = given.get("timestamp", 0)
+    sent = int(sent.partition(".")[0] if isinstance(sent, str) else sent)
+    assert type(item.timestamp) is int
+    assert not sent or sent == item.timestamp
 
 
 def depth(value: Any) -> int:

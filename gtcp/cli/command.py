@@ -106,7 +106,8 @@ def serve(
     }
     from gtcp.cli import serving
     from gtcp.cli.target import TargetError, parse
-    from gtcp.server.settings import Settings, SettingsError
+    from gtcp.errors import SettingsError
+    from gtcp.server.settings import Settings
 
     def layers(base: Settings | None) -> Settings:
         return Settings.load(config, flags=flags, base=base)

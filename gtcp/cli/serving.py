@@ -21,12 +21,13 @@ from gevent import monkey
 
 from gtcp.address import parse
 from gtcp.cli.target import Target, TargetError, load
+from gtcp.errors import SettingsError
 from gtcp.server.handshake import make_handshake
 from gtcp.server.listener import Exposed, bind
 from gtcp.server.logger import SERVER, configure
 from gtcp.server.scheduler import UnsupportedLoop, check_loop
 from gtcp.server.server import Server
-from gtcp.server.settings import Settings, SettingsError
+from gtcp.server.settings import Settings
 from gtcp.server.socket_file import SocketFile
 
 

@@ -7,15 +7,17 @@ the handler did not run, or the caller said that twice does no harm.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
-from itertools import chain
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
+from typing import Any, Final, Literal, TypeVar, overload
 
 import msgspec
+from gevent import get_hub
 
-from gtcp.address import Address, parse
+from gtcp.address import parse
+from gtcp.arguments import LONGEST_SECONDS, check_seconds, check_text
+from gtcp.client.arguments import check_choices, check_map, check_options, check_request
+from gtcp.client.credentials import key_of, tls_of
 from gtcp.client.dial import Dialled, Options, Trust, dial
 from gtcp.client.history import AddressHistory
 from gtcp.client.pool import Pool
@@ -23,23 +25,14 @@ from gtcp.client.pools import Pools, never_return
 from gtcp.client.reply import error_of, result_of
 from gtcp.client.retry import Retry
 from gtcp.client.stream import Outcome, Stream
+from gtcp.client.threads import run_in_thread_of, thread_ident
 from gtcp.deadline import current
 from gtcp.errors import ConnectError, ConnectionLost, Executed, GtcpError, ProtocolError
 from gtcp.protocol import GOING_AWAY, Reply
 
-if TYPE_CHECKING:
-    from gtcp.secret import Key
-    from gtcp.tls import ClientTls
-
 R = TypeVar("R")
 
 DEFAULT_TIMEOUT = 30.0
-
-#: Seconds: who means "no limit" says None.
-LONGEST_TIMEOUT = 1e9
-
-#: Where there may be a secret that the program itself does not give.
-SECRET_VARIABLES = ("GTCP_SECRET", "GTCP_SECRET_FILE")
 
 
 class _Default:
@@ -86,6 +79,7 @@ class Client:
         secret_file: a file whose first line is the secret.
 
     Raises:
+        TypeError: an argument has the wrong type.
         ValueError: the address is none, a limit is impossible, a file can't be used, or a
             secret is malformed; no message holds a secret.
     """
@@ -110,22 +104,25 @@ class Client:
         secret: str | bytes | _Default | None = _DEFAULT,
         secret_file: str | None = None,
     ) -> None:
+        check_text("address", address)
         self.address = parse(address)
-        tls = _tls(self.address, ca, cert, key, server_name)
-        proven = _key(secret, secret_file)
+        tls = tls_of(self.address, ca, cert, key, server_name)
+        proven = key_of(secret, secret_file, _DEFAULT)
         self._trust = None
         if tls is not None or proven is not None:
             self._trust = Trust(tls, server_name or self.address.host, proven)
-        self._options = Options(
-            connect_timeout=connect_timeout,
-            min_connections=min_connections,
-            max_connections=max_connections,
-            max_in_flight=max_in_flight,
-            max_reply_bytes=max_reply_bytes,
-            keepalive=keepalive,
-            busy_poll=busy_poll,
-        )
-        self._timeout = _checked(timeout)
+        options: dict[str, Any] = {
+            "connect_timeout": connect_timeout,
+            "min_connections": min_connections,
+            "max_connections": max_connections,
+            "max_in_flight": max_in_flight,
+            "max_reply_bytes": max_reply_bytes,
+            "keepalive": keepalive,
+            "busy_poll": busy_poll,
+        }
+        check_options({**options, "timeout": timeout, "retries": retries})
+        self._options = Options(**options)
+        self._timeout = timeout
         self._retry = Retry(retries)
         self._history = AddressHistory()
         self._pools = Pools(lambda: Pool(self.address, self._options, self._trust, self._history))
@@ -147,9 +144,10 @@ class Client:
         *,
         timeout: float | _Default | None = ...,
         idempotent: bool = ...,
+        result: type[R],
         meta: dict[str, str] | None = ...,
         detach: bool = ...,
-    ) -> Any: ...
+    ) -> R: ...
     @overload
     def call(
         self,
@@ -158,10 +156,9 @@ class Client:
         *,
         timeout: float | _Default | None = ...,
         idempotent: bool = ...,
-        result: type[R],
         meta: dict[str, str] | None = ...,
         detach: bool = ...,
-    ) -> R: ...
+    ) -> Any: ...
     def call(
         self,
         cmdid: int,
@@ -194,10 +191,16 @@ class Client:
             ConnectError: no connection came about.
             ConnectionLost: the connection broke during the call.
             ProtocolError: the peer does not speak gtcp, or the result does not fit ``result``.
-            TypeError, ValueError: params are not JSON; nothing was sent.
+            TypeError, ValueError: an argument is wrong, or params are not JSON; nothing was sent.
         """
         if type(cmdid) is not int or meta is not None:
-            _check(cmdid, meta)
+            check_request(cmdid, meta)
+        if (
+            type(idempotent) is not bool
+            or type(detach) is not bool
+            or (result is not Any and not isinstance(result, type))
+        ):
+            check_choices(result, idempotent=idempotent, detach=detach)
         deadline = self._deadline(timeout, detach)
         pool = self._pools.here()
         raw = result is not Any
@@ -221,9 +224,9 @@ class Client:
         Raises:
             CallTimeout, PoolTimeout, ConnectError, ConnectionLost: as for ``call``; with
                 ``executed`` "no" the line did not leave whole.
-            TypeError, ValueError: params are not JSON; nothing was sent.
+            TypeError, ValueError: an argument is wrong, or params are not JSON; nothing was sent.
         """
-        _check(cmdid, meta)
+        check_request(cmdid, meta)
         deadline = self._deadline(timeout, detach=False)
         pool = self._pools.here()
         attempt = 0
@@ -237,6 +240,47 @@ class Client:
             else:
                 return
 
+    @overload
+    def map(
+        self,
+        cmdid: int,
+        params_iterable: Iterable[Any],
+        *,
+        window: int = ...,
+        ordered: bool = ...,
+        timeout: float | _Default | None = ...,
+        idempotent: bool = ...,
+        result: type[R],
+        meta: dict[str, str] | None = ...,
+        return_exceptions: Literal[False] = ...,
+    ) -> Iterator[R]: ...
+    @overload
+    def map(
+        self,
+        cmdid: int,
+        params_iterable: Iterable[Any],
+        *,
+        window: int = ...,
+        ordered: bool = ...,
+        timeout: float | _Default | None = ...,
+        idempotent: bool = ...,
+        result: type[R],
+        meta: dict[str, str] | None = ...,
+        return_exceptions: bool,
+    ) -> Iterator[R | Exception]: ...
+    @overload
+    def map(
+        self,
+        cmdid: int,
+        params_iterable: Iterable[Any],
+        *,
+        window: int = ...,
+        ordered: bool = ...,
+        timeout: float | _Default | None = ...,
+        idempotent: bool = ...,
+        meta: dict[str, str] | None = ...,
+        return_exceptions: bool = ...,
+    ) -> Iterator[Any]: ...
     def map(
         self,
         cmdid: int,
@@ -263,17 +307,21 @@ class Client:
             return_exceptions: yield a call's exception in place of its result, and go on.
 
         Raises:
-            ValueError: the window is less than 1.
+            TypeError, ValueError: at once, an argument is wrong.
             GtcpError, TypeError, ValueError: what ``call`` raises, unless
                 ``return_exceptions``; the rest of the calls is cancelled.
+            GtcpError: a result is asked for in another thread than the first one was; the
+                rest of the calls is cancelled.
         """
-        if window < 1:
-            raise ValueError(f"window: expected 1 or more, got {window}")
-        _check(cmdid, meta)
+        check_request(cmdid, meta)
+        check_choices(
+            result, ordered=ordered, idempotent=idempotent, return_exceptions=return_exceptions
+        )
+        source = check_map(window, params_iterable)
+        seconds = self._seconds(timeout)
         return self._stream(
-            cmdid, iter(params_iterable), window, ordered, timeout, idempotent, result, meta,
-            return_exceptions,
-        )  # fmt: skip
+            cmdid, source, window, ordered, seconds, idempotent, result, meta, return_exceptions
+        )
 
     def connect(self, *, timeout: float | _Default | None = _DEFAULT) -> None:
         """Open ``min_connections`` now, not when there are calls for them.
@@ -306,7 +354,12 @@ class Client:
         return {**self._pools.counts(), "retries": self._retry.count}
 
     def _seconds(self, timeout: float | _Default | None) -> float | None:
-        return self._timeout if isinstance(timeout, _Default) else _checked(timeout)
+        if isinstance(timeout, _Default):
+            return self._timeout
+        kind = type(timeout)
+        if (kind is not float and kind is not int) or not 0 <= timeout <= LONGEST_SECONDS:  # type: ignore[operator]
+            check_seconds("timeout", timeout)
+        return timeout
 
     def _deadline(self, timeout: float | _Default | None, detach: bool) -> float | None:
         seconds = self._seconds(timeout)
@@ -368,19 +421,20 @@ class Client:
         source: Iterator[Any],
         window: int,
         ordered: bool,
-        timeout: float | _Default | None,
+        timeout: float | None,
         idempotent: bool,
         result: Any,
         meta: dict[str, str] | None,
         return_exceptions: bool,
     ) -> Iterator[Any]:
         pool = self._pools.here()
+        hub, thread = get_hub(), thread_ident()
 
         def complete(params: Any, deadline: float | None, failure: Reply | GtcpError) -> Reply:
             return self._complete(pool, cmdid, params, deadline, meta, idempotent, raw, failure)
 
         raw = result is not Any
-        stream = Stream(pool, cmdid, meta, self._seconds(timeout), window, ordered, raw, complete)
+        stream = Stream(pool, cmdid, meta, timeout, window, ordered, raw, complete)
         try:
             for outcome in stream.outcomes(source):
                 try:
@@ -390,58 +444,13 @@ class Client:
                         raise
                     value = exc
                 yield value
+                if thread_ident() != thread:
+                    raise GtcpError("a map's results have to be taken in the thread it began in")
         finally:
-            stream.abandon()
-
-
-def _tls(
-    address: Address, ca: str | None, cert: str | None, key: str | None, server_name: str | None
-) -> ClientTls | None:
-    if address.tls:
-        from gtcp.tls import ClientTls  # takes its time to import, and few need it
-
-        return ClientTls(ca, cert, key)
-    for name, value in (("ca", ca), ("cert", cert), ("key", key), ("server_name", server_name)):
-        if value is not None:
-            raise ValueError(f"{name}: expected an address that begins with tls://, got {address}")
-    return None
-
-
-def _key(secret: str | bytes | _Default | None, path: str | None) -> Key | None:
-    """The secret to prove; of several, which servers take for a while, the first."""
-    if path is not None and not isinstance(secret, _Default):
-        raise ValueError("secret and secret_file are both given: which one is meant?")
-    if secret is None or (secret is _DEFAULT and path is None and not _in_environment()):
-        return None
-    from gtcp.secret import find_keys, read_keys  # takes its time to import, and few need it
-
-    if isinstance(secret, _Default):
-        return next(iter(find_keys(path)), None)
-    return read_keys(secret)[0]
-
-
-def _in_environment() -> bool:
-    return not os.environ.keys().isdisjoint(SECRET_VARIABLES)
-
-
-def _check(cmdid: Any, meta: Any) -> None:
-    """Refuse here what the server would refuse together with the whole connection."""
-    if isinstance(cmdid, bool) or not isinstance(cmdid, int):
-        raise TypeError(f"cmdid: expected an int, got {cmdid!r}")
-    if meta is None:
-        return
-    if not isinstance(meta, dict) or not all(
-        isinstance(each, str) for each in chain(*meta.items())
-    ):
-        raise TypeError("meta: expected a dict of strings")
-
-
-def _checked(timeout: float | None) -> float | None:
-    if timeout is not None and not 0 <= timeout <= LONGEST_TIMEOUT:
-        raise ValueError(
-            f"timeout: expected seconds from 0 to {LONGEST_TIMEOUT:g} or None, got {timeout!r}"
-        )
-    return timeout
+            if thread_ident() == thread:
+                stream.abandon()
+            else:
+                run_in_thread_of(hub, stream.abandon)
 
 
 def _result(outcome: Outcome, wanted: Any) -> Any:

@@ -36,7 +36,6 @@ from greenlet import GreenletExit, getcurrent, greenlet
 
 from gtcp.client.busy_poll import OUTSIDE_HUB_SECONDS, BusyPoll, is_only_watcher
 from gtcp.client.reply import Replies
-from gtcp.client.retry import ServerLeaving
 from gtcp.client.waiter import Call, Waiter
 from gtcp.client.write_buffer import WriteBuffer
 from gtcp.deadline import Alarm, earliest
@@ -47,6 +46,7 @@ from gtcp.errors import (
     Executed,
     GtcpError,
     ProtocolError,
+    ServerLeaving,
 )
 from gtcp.protocol import (
     GOING_AWAY,

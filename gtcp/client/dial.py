@@ -20,9 +20,8 @@ from gtcp.client.connect import Progress, connect, connect_unix
 from gtcp.client.history import AddressHistory
 from gtcp.client.reply import read_reply
 from gtcp.client.resolve import resolve
-from gtcp.client.retry import Untrusted
 from gtcp.deadline import earliest
-from gtcp.errors import CallTimeout, ConnectError
+from gtcp.errors import CallTimeout, ConnectError, Untrusted
 from gtcp.protocol import (
     NOT_ALLOWED,
     NOT_AUTHENTICATED,

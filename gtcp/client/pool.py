@@ -21,8 +21,7 @@ from gtcp.address import Address
 from gtcp.client.connection import Connection
 from gtcp.client.dial import Options, Trust, dial
 from gtcp.client.history import AddressHistory
-from gtcp.client.retry import ClientClosed, Untrusted
-from gtcp.errors import CallTimeout, ConnectError, GtcpError, PoolTimeout
+from gtcp.errors import CallTimeout, ClientClosed, ConnectError, GtcpError, PoolTimeout, Untrusted
 from gtcp.protocol import Outgoing, encode_request
 
 #: Seconds after which opening one more is tried again, when it failed and others are open.

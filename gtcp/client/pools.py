@@ -20,7 +20,7 @@ from gevent.hub import set_hub  # type: ignore[attr-defined]
 from greenlet import getcurrent
 
 from gtcp.client.pool import CLOSED, Pool
-from gtcp.client.retry import ClientClosed
+from gtcp.errors import ClientClosed
 from gtcp.sockets import original
 
 #: The system's own, whether or not gevent has patched the modules: threads are meant here.

@@ -13,7 +13,16 @@ from time import monotonic
 
 import gevent
 
-from gtcp.errors import ConnectError, ConnectionLost, GtcpError, ProtocolError, RemoteError
+from gtcp.errors import (
+    ClientClosed,
+    ConnectError,
+    ConnectionLost,
+    GtcpError,
+    ProtocolError,
+    RemoteError,
+    ServerLeaving,
+    Untrusted,
+)
 from gtcp.protocol import GOING_AWAY
 
 #: Seconds before the first repetition of a call that found no connection; doubled each time.
@@ -23,18 +32,6 @@ LONGEST_BACKOFF = 1.0
 #: Tokens in a full bucket, and how many come back each second.
 BUDGET = 100.0
 REFILL_PER_SECOND = 10.0
-
-
-class ClientClosed(ConnectError):
-    """The client was closed: trying again can't help."""
-
-
-class Untrusted(ConnectError):
-    """One side does not trust the other, or speaks otherwise: trying again can't help."""
-
-
-class ServerLeaving(ConnectionLost):
-    """The server said that it goes, and then that this call did not run: no reply came."""
 
 
 class Retry:

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, TypeVar, get_args, get_origin
 
 import msgspec
 
+from gtcp.arguments import check_integer, check_switch
 from gtcp.protocol import NOT_ALLOWED, OVERLOADED, Request
 from gtcp.server.logger import SERVER, BaseLogger
 from gtcp.server.outcome import Refused
@@ -60,6 +61,8 @@ class Command:
         max_in_flight: how many may run at once in this process; None for no limit of its own.
         in_flight: how many do, if there is a limit.
         request_type: the Struct that its lines are decoded into.
+        takes_null: whether ``params`` of null are a value of their type.
+        needs_params: whether there is no default for ``params``: then it is ``{}``.
     """
 
     __slots__ = (
@@ -72,10 +75,12 @@ class Command:
         "logger",
         "max_in_flight",
         "name",
+        "needs_params",
         "params_type",
         "request_type",
         "result_type",
         "run_to_end",
+        "takes_null",
     )
 
     def __init__(
@@ -96,15 +101,18 @@ class Command:
         self.doc = inspect.getdoc(target) or ""
         self.call: Handler = _instance_method(target) if isinstance(target, type) else target
         _refuse_unsupported(self.call, self.name)
+        check_switch("run_to_end", run_to_end)
         self.run_to_end = run_to_end
         own = getattr(target, "logger", None)
         self.logger: AnyLogger = logger or own or logging.getLogger(SERVER)
         annotation, self.result_type = _annotations(self.call, self.name)
         self.request_type = _request_type(self, annotation)
-        self.params_type = _field_type(self.request_type, "params")
+        self.params_type = _field(self.request_type, "params").type
         _refuse_custom_types(self.params_type, f"the params of {self.name}")
         _refuse_custom_types(self.result_type, f"the result of {self.name}")
         self.decode = msgspec.json.Decoder(self.request_type).decode
+        self.takes_null = _takes_null(self.params_type)
+        self.needs_params = _field(self.request_type, "params").required
 
     def describe(self) -> dict[str, Any]:
         """Its row in the answer to ``{"op": "commands"}``."""
@@ -120,17 +128,14 @@ class Command:
 def _patterns(allow: Iterable[str] | None) -> tuple[str, ...] | None:
     if allow is None:
         return None
-    patterns = () if isinstance(allow, str) else tuple(allow)
+    patterns = tuple(allow) if isinstance(allow, Iterable) and not isinstance(allow, str) else ()
     if not patterns or not all(isinstance(each, str) and each for each in patterns):
         raise TypeError(f"allow: expected a list of identities or patterns, got {allow!r}")
     return patterns
 
 
 def _limit(max_in_flight: int | None) -> int | None:
-    if max_in_flight is None:
-        return None
-    if isinstance(max_in_flight, bool) or not isinstance(max_in_flight, int) or max_in_flight < 1:
-        raise ValueError(f"max_in_flight: expected 1 or more, or None, got {max_in_flight!r}")
+    check_integer("max_in_flight", max_in_flight, 1, optional=True)
     return max_in_flight
 
 
@@ -219,7 +224,7 @@ def _request_type(command: Command, annotation: Any) -> type[Request[Any]]:
     defaults: dict[str, Any] = {}
     if get_args(annotation):
         fields["params"] = get_args(annotation)[0]
-    elif isinstance(_field_type(base, "params"), TypeVar):
+    elif isinstance(_field(base, "params").type, TypeVar):
         fields["params"] = dict[str, Any]
         defaults["params"] = {}
 
@@ -241,8 +246,16 @@ def _as_function(handler: Handler) -> Handler:
     return lambda request: handler(request)
 
 
-def _field_type(struct: type[msgspec.Struct], name: str) -> Any:
-    return next(field.type for field in msgspec.structs.fields(struct) if field.name == name)
+def _takes_null(annotation: Any) -> bool:
+    try:
+        msgspec.json.decode(b"null", type=annotation)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
+def _field(struct: type[msgspec.Struct], name: str) -> msgspec.structs.FieldInfo:
+    return next(field for field in msgspec.structs.fields(struct) if field.name == name)
 
 
 def _refuse_custom_types(annotation: Any, what: str) -> None:

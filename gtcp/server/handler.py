@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from time import monotonic
 from typing import Any, TypeVar
 
+from gtcp.arguments import wrong_type
 from gtcp.identity import Peer
 from gtcp.protocol import OWN_CMDID, Failure
 from gtcp.server.command import AnyLogger, BaseHandler, Command
@@ -56,12 +57,13 @@ class Commands:
 
         Raises:
             ValueError: the cmdid is reserved, or registered already; a limit below 1.
-            TypeError: the annotations are not what a handler may have.
+            TypeError: an argument has the wrong type, or the annotations are not what a handler
+                may have.
             NotImplementedError: a class that does not override ``process``.
             RuntimeError: the table is being served.
         """
         if isinstance(cmdid, bool) or not isinstance(cmdid, int):
-            raise TypeError(f"a cmdid is an int, got {cmdid!r}")
+            wrong_type("cmdid", "an int", cmdid)
         cmdid = int(cmdid)  # an IntEnum's member
         if cmdid == OWN_CMDID:
             raise ValueError("cmdid 0 is gtcp's own")
@@ -86,9 +88,12 @@ class Commands:
         """Take in every command of another table.
 
         Raises:
+            TypeError: it is no ``Commands``; a server's is ``server.commands``.
             ValueError: a cmdid is registered in both.
             RuntimeError: this table is being served.
         """
+        if not isinstance(commands, Commands):
+            wrong_type("commands", "a gtcp.Commands", commands)
         for command in commands:
             self._add(command)
 

@@ -7,7 +7,7 @@ import ipaddress
 import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import Any
 
@@ -16,6 +16,7 @@ from gevent.pool import Pool
 from gevent.server import StreamServer
 
 from gtcp.address import Address, of_peer
+from gtcp.arguments import wrong_type
 from gtcp.server.logger import SERVER
 from gtcp.server.socket_file import SocketFile, file_id
 from gtcp.sockets import System, adopt, close_quietly, encoded
@@ -99,6 +100,18 @@ def _cannot(address: Address, exc: Exception) -> OSError:
     kind = type(exc) if isinstance(exc, OSError) else OSError
     why = getattr(exc, "strerror", None) or exc
     return kind(getattr(exc, "errno", errno.EINVAL), f"can't listen on {address}: {why}")
+
+
+def checked_sockets(listeners: Any) -> list[socket.socket]:
+    """Return listening sockets that were given as a list.
+
+    Raises:
+        TypeError: they are none.
+    """
+    sockets: list[Any] = list(listeners) if isinstance(listeners, Iterable) else [None]
+    if not all(hasattr(each, "getsockname") for each in sockets):
+        wrong_type("listeners", "a list of listening sockets or None", listeners)
+    return sockets
 
 
 def refuse_exposed(sock: socket.socket) -> None:

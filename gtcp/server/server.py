@@ -19,17 +19,19 @@ from gevent.pool import Pool
 from greenlet import getcurrent
 
 from gtcp.address import parse
+from gtcp.arguments import check_seconds, checked_secrets, wrong_type
 from gtcp.deadline import Carrier
+from gtcp.errors import SettingsError
 from gtcp.secret import Key, read_keys
 from gtcp.server.admission import Admission
 from gtcp.server.context import Connections, Context
 from gtcp.server.handler import AnyLogger, Commands, HandlerT
 from gtcp.server.handshake import Handshake, make_handshake
 from gtcp.server.in_flight import ServingGreenlet
-from gtcp.server.listener import Exposed, Listener, listen, refuse_exposed
+from gtcp.server.listener import Exposed, Listener, checked_sockets, listen, refuse_exposed
 from gtcp.server.logger import SERVER
 from gtcp.server.scheduler import UnsupportedLoop
-from gtcp.server.settings import Settings, SettingsError
+from gtcp.server.settings import Settings
 from gtcp.server.socket_file import SocketFile
 from gtcp.server.stop_signals import StopSignals
 from gtcp.server.sweeper import Sweeper
@@ -62,7 +64,7 @@ def _keys(secret: str | bytes | Iterable[str] | _Default | None) -> list[Key] | 
     """The keys that were given; None for those of the settings."""
     if isinstance(secret, _Default):
         return None
-    return [] if secret is None else read_keys(secret)
+    return [] if secret is None else read_keys(checked_secrets("secret", secret))
 
 
 def _as_settings_error(function: Callable[[], V]) -> V:
@@ -87,6 +89,7 @@ class Server:
 
     Raises:
         SettingsError: when an environment variable is not what it should be.
+        TypeError: an argument has the wrong type; the message holds no secret.
         ValueError: a secret is too short or malformed; the message does not hold it.
     """
 
@@ -96,6 +99,8 @@ class Server:
         *,
         secret: str | bytes | Iterable[str] | _Default | None = _DEFAULT,
     ) -> None:
+        if settings is not None and not isinstance(settings, Settings):
+            wrong_type("settings", "a gtcp.Settings or None", settings)
         self.settings = Settings.load() if settings is None else settings
         self.commands = Commands()
         self._secret = _keys(secret)
@@ -183,6 +188,7 @@ class Server:
                 stay the caller's, who may share them with other processes.
 
         Raises:
+            TypeError: ``listeners`` are not sockets.
             OSError: an address is in use or not permitted; nothing listens then.
             SettingsError: certificates or secrets can't be used, or there are none and other
                 hosts could connect.
@@ -230,9 +236,12 @@ class Server:
                 are reset; by default the setting ``graceful_timeout``.
 
         Raises:
+            TypeError, ValueError: the timeout is no duration; the server goes on.
             RuntimeError: when a handler calls it, which would wait for itself:
                 ``gevent.spawn(server.stop)`` is the way.
         """
+        if timeout is not None:
+            check_seconds("timeout", timeout)
         if isinstance(getcurrent(), Carrier):
             raise RuntimeError("a handler can't wait for the drain: gevent.spawn(server.stop)")
         context = self._context
@@ -338,7 +347,7 @@ class Server:
         loopback_only = not (self.settings.insecure or handshake.knows_peers)
         if given is None:
             return self._listen(loopback_only)
-        sockets = list(given)
+        sockets = checked_sockets(given)
         for sock in sockets if loopback_only else ():
             refuse_exposed(sock)
         return sockets

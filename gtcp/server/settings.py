@@ -20,6 +20,7 @@ import msgspec
 import msgspec.toml  # reads with tomllib, on Python 3.10 with tomli
 
 from gtcp import address
+from gtcp.errors import SettingsError
 from gtcp.masking import MASK, may_be_secret
 from gtcp.server import setting_rules as rules
 
@@ -27,10 +28,6 @@ from gtcp.server import setting_rules as rules
 RESERVED_VARIABLES = frozenset({"GTCP_SECRET"})
 
 _PREFIX = "GTCP_"
-
-
-class SettingsError(ValueError):
-    """A setting is unknown or impossible: one line, with its name and what was expected."""
 
 
 class Description(NamedTuple):

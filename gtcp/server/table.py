@@ -34,11 +34,17 @@ from gtcp.protocol import (
     is_utf8,
 )
 from gtcp.server.command import Command
+from gtcp.server.diagnosis import EXPECTED, why_not_a_request, without_values
 from gtcp.server.outcome import Refused
 
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 _decode_head = msgspec.json.Decoder(Head).decode
+
+#: Keys that may be null, which is the same as their absence. (``id`` and ``timeout`` always may.)
+_OPTIONAL = ("oneway", "meta")
+
+_NULL = msgspec.Raw(b"null")
 
 _DIGITS = re.compile(r"[0-9]{1,19}", re.ASCII)
 
@@ -71,7 +77,7 @@ class Rejection:
         self.id = None if envelope is None else envelope.id
         self.reply = Failure(code, message, self.id, data)
         self.fatal = envelope is None
-        self.oneway = envelope is None or envelope.oneway
+        self.oneway = envelope is None or bool(envelope.oneway)
         self.timeout: int | None = None
         self._source: Any = None
 
@@ -205,7 +211,15 @@ class Table:
         try:
             return _decode_head(line)
         except UNREADABLE:
+            pass
+        try:
+            envelope = decode_envelope(line)
+        except UNREADABLE:
             return None
+        cmdid = _number(envelope.cmdid)
+        if cmdid is None:
+            return None
+        return Head(cmdid, envelope.id, envelope.timeout, bool(envelope.oneway))
 
     def _one_by_one(self, lines: Sequence[bytes]) -> Iterator[Item]:
         for line in lines:
@@ -222,10 +236,10 @@ class Table:
         try:
             envelope = decode_envelope(line)
         except UNREADABLE as exc:
-            return Rejection(BAD_REQUEST, f"not a request: {without_values(exc)}")
+            return Rejection(BAD_REQUEST, f"not a request: {why_not_a_request(line, exc)}")
         cmdid = _number(envelope.cmdid)
         if cmdid is None:
-            return Rejection(BAD_REQUEST, "not a request: cmdid is not a number")
+            return Rejection(BAD_REQUEST, f"not a request: cmdid: expected {EXPECTED['cmdid']}")
         command = self.commands.get(cmdid)
         if command is None:
             return Rejection(NOT_FOUND, f"unknown cmdid {str(cmdid)[:20]}", envelope)
@@ -233,8 +247,14 @@ class Table:
 
     def _request(self, command: Command, envelope: Envelope, line: bytes) -> Item:
         fields = _decode_fields(line)
+        for name in _OPTIONAL:
+            if fields.get(name) == _NULL:
+                del fields[name]
         fields["cmdid"] = msgspec.Raw(b"%d" % command.cmdid)
-        fields["params"] = envelope.params
+        if fields.get("params") == _NULL and not command.takes_null:
+            del fields["params"]
+        if command.needs_params:
+            fields.setdefault("params", msgspec.Raw(b"{}"))
         try:
             request: Request[Any] = command.decode(encode(fields))
         except UNREADABLE as exc:
@@ -257,16 +277,10 @@ class Table:
         raise Refused(WRONG_PARAMS, "unknown op: expected ping, commands or cancel")
 
 
-_VALUE = re.compile(r"(nvalid (?:enum )?value) .*?(?= - at |$)", re.DOTALL)
-
-
-def without_values(exc: BaseException) -> str:
-    """Return what msgspec found wrong and where, without the value there."""
-    return _VALUE.sub(r"\1", str(exc))
-
-
-def _number(cmdid: int | str) -> int | None:
-    """A cmdid as a number; the ancestor took digits in a string too."""
+def _number(cmdid: int | float | str) -> int | None:
+    """Return a cmdid as a number; digits in a string and integral floats are accepted too."""
     if isinstance(cmdid, int):
         return cmdid
+    if isinstance(cmdid, float):
+        return int(cmdid) if cmdid.is_integer() else None
     return int(cmdid) if _DIGITS.fullmatch(cmdid) else None

@@ -35,11 +35,12 @@ from gunicorn.errors import AppImportError, HaltServer
 from gunicorn.workers.base import Worker
 
 from gtcp.address import of_peer
+from gtcp.errors import SettingsError
 from gtcp.server.gunicorn_logs import GUNICORN_ACCESS, GUNICORN_ERROR, connect_logs
 from gtcp.server.handshake import make_handshake
 from gtcp.server.logger import SERVER
 from gtcp.server.server import CUT_SECONDS, Server
-from gtcp.server.settings import Settings, SettingsError
+from gtcp.server.settings import Settings
 from gtcp.server.socket_file import SocketFile
 from gtcp.sockets import adopt
 

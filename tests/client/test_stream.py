@@ -36,6 +36,23 @@ def unordered_echo(peer: Peer) -> None:
         peer.send(answer(second), answer(first))
 
 
+def elsewhere(function: Callable[[], Any]) -> Any:
+    """Return what it returns in another thread, or the exception that it raises there."""
+    outcomes: list[Any] = []
+
+    def run() -> None:
+        try:
+            outcomes.append(function())
+        except BaseException as exc:
+            outcomes.append(exc)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    soon(lambda: outcomes)
+    thread.join(PATIENCE)
+    return outcomes[0]
+
+
 # Results
 
 
@@ -489,3 +506,78 @@ def test_two_streams_side_by_side(connect: Connect) -> None:
         first = begin(lambda: list(client.map(1, numbers(100), window=10)))
         second = begin(lambda: list(client.map(2, numbers(100), window=10)))
         assert first.get() == second.get() == list(numbers(100))
+
+
+# Threads
+
+
+@pytest.mark.parametrize("window", [1, 8, 64])
+@pytest.mark.parametrize("taken", [1, 3, 20])
+def test_results_are_taken_in_the_thread_that_took_the_first(
+    connect: Connect, window: int, taken: int
+) -> None:
+    with fake_server(Peer.echo) as server:
+        client = connect(server.address)
+        results = client.map(1, numbers(100), window=window)
+        assert [next(results)["n"] for _ in range(taken)] == list(range(taken))
+        error = elsewhere(lambda: next(results))
+        assert type(error) is gtcp.GtcpError
+        assert "in the thread" in str(error)
+        soon(lambda: client.stats()["in_flight"] == 0)
+        assert list(results) == [], "it has ended"
+        assert client.call(1, {"n": 7}) == {"n": 7}
+
+
+def test_a_map_that_was_not_begun_may_be_begun_in_another_thread(connect: Connect) -> None:
+    with fake_server(Peer.echo) as server:
+        results = connect(server.address).map(1, numbers(100))
+        assert elsewhere(lambda: list(results)) == list(numbers(100))
+
+
+def answers_the_first(count: int) -> Callable[[Peer], None]:
+    def script(peer: Peer) -> None:
+        while (request := peer.request()) is not None:
+            if request["cmdid"] and request["params"]["n"] < count:
+                peer.answer(request)
+
+    return script
+
+
+@pytest.mark.parametrize("end", ["close", "free", "next"])
+def test_a_map_that_ends_in_another_thread_is_cancelled_in_its_own(
+    connect: Connect, end: str
+) -> None:
+    with fake_server(answers_the_first(5)) as server:
+        client = connect(server.address)
+        held = [client.map(1, numbers(100), window=8)]
+        assert [next(held[0])["n"] for _ in range(5)] == list(range(5))
+        started = client.stats()["sent"]
+        assert started > 5
+        outcome = elsewhere(
+            {"close": lambda: held[0].close(), "free": held.clear, "next": lambda: next(held[0])}[
+                end
+            ]
+        )
+        assert (outcome is None) == (end != "next")
+        soon(lambda: client.stats()["in_flight"] == 0)
+        soon(lambda: len(server.lines) == 2 * started - 5)
+        cancelled = [each["params"]["id"] for each in server.lines if each["cmdid"] == 0]
+        assert sorted(cancelled) == [each["id"] for each in server.lines if each["cmdid"]][5:]
+        assert client.call(1, {"n": 0}) == {"n": 0}
+
+
+@pytest.mark.parametrize("end", ["close", "free", "next"])
+def test_a_map_may_end_after_the_thread_that_began_it(connect: Connect, end: str) -> None:
+    with fake_server(answers_the_first(5)) as server:
+        client = connect(server.address)
+        held = [client.map(1, numbers(100), window=8)]
+        assert elsewhere(lambda: next(held[0])) == {"n": 0}
+        soon(lambda: client.stats()["connections"] == 0)
+        if end == "close":
+            held[0].close()
+        elif end == "free":
+            held.clear()
+        else:
+            with pytest.raises(gtcp.GtcpError, match="in the thread"):
+                next(held[0])
+        assert client.call(1, {"n": 0}) == {"n": 0}

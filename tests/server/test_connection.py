@@ -254,7 +254,6 @@ REFUSED = {
     "negative cmdid": (b'{"cmdid":-1,"id":3}\n', 404),
     "cmdid of 4,000 digits": (b'{"cmdid":' + b"9" * 4000 + b',"id":3}\n', 404),
     "params an array": (b'{"cmdid":1,"params":[],"id":3}\n', 422),
-    "params null": (b'{"cmdid":1,"params":null,"id":3}\n', 422),
     "params a string": (b'{"cmdid":1,"params":"x","id":3}\n', 422),
     "params with an integer of 5,000 digits": (
         b'{"cmdid":1,"id":3,"params":{"a":' + b"9" * 5000 + b"}}\n",

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gtcp.server.settings import Settings, SettingsError
+from gtcp.errors import SettingsError
+from gtcp.server.settings import Settings
 
 
 def load(path: Path | None = None, **layers: Any) -> Settings:
