@@ -7,7 +7,9 @@ the handler did not run, or the caller said that twice does no harm.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Iterator
+from functools import partial
 from time import monotonic
 from typing import Any, Final, Literal, TypeVar, overload
 
@@ -125,7 +127,10 @@ class Client:
         self._timeout = timeout
         self._retry = Retry(retries)
         self._history = AddressHistory()
-        self._pools = Pools(lambda: Pool(self.address, self._options, self._trust, self._history))
+        make = partial(Pool, self.address, self._options, self._trust, self._history)
+        self._pools = Pools(make)
+        # Otherwise the event loop would keep the connections of a client that is forgotten.
+        weakref.finalize(self, self._pools.drop, repr(self)).atexit = False
 
     def __repr__(self) -> str:
         return f"gtcp.Client({str(self.address)!r})"

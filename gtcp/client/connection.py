@@ -35,6 +35,7 @@ from gevent.exceptions import BlockingSwitchOutError
 from greenlet import GreenletExit, getcurrent, greenlet
 
 from gtcp.client.busy_poll import OUTSIDE_HUB_SECONDS, BusyPoll, is_only_watcher
+from gtcp.client.forks import handle_fork, same_process
 from gtcp.client.reply import Replies
 from gtcp.client.waiter import Call, Waiter
 from gtcp.client.write_buffer import WriteBuffer
@@ -145,7 +146,10 @@ class Connection:
         try:
             function: Callable[[], object] = self.keeper.parent.switch()
             while not self._closed:
-                function()
+                if same_process[0]:
+                    function()
+                else:
+                    handle_fork()
                 function = self._hub.switch()
         except GreenletExit:
             pass  # the process forgets it

@@ -9,6 +9,7 @@ the wire and starts anew.
 from __future__ import annotations
 
 import os
+import warnings
 import weakref
 from collections import Counter
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from gevent import get_hub
 from gevent.hub import set_hub  # type: ignore[attr-defined]
 from greenlet import getcurrent
 
+from gtcp.client.forks import handle_fork, on_fork, same_process
 from gtcp.client.pool import CLOSED, Pool
 from gtcp.errors import ClientClosed
 from gtcp.sockets import original
@@ -51,6 +53,8 @@ class Pools:
         Raises:
             ConnectError: the client is closed.
         """
+        if not same_process[0]:
+            handle_fork()
         hub = get_hub()
         pool = self._pools.get(hub)
         return self._new(hub) if pool is None else pool
@@ -63,6 +67,14 @@ class Pools:
                 self.end(hub)
             else:
                 self._end_from_outside(hub, pool)
+
+    def drop(self, name: str) -> None:
+        """Close the connections of a client that was garbage-collected without ``close``."""
+        try:
+            if self.counts()["connections"]:
+                warnings.warn(f"unclosed {name}", ResourceWarning, stacklevel=1)
+        finally:
+            self.close()
 
     def end(self, hub: Any) -> None:
         """Close the connections of one thread, in that thread."""
@@ -197,4 +209,4 @@ def _after_fork_in_child() -> None:
     gevent.reinit()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+on_fork(_after_fork_in_child)

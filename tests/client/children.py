@@ -13,6 +13,7 @@ if "--patched" in sys.argv:
 
     monkey.patch_all()
 
+import ctypes
 import itertools
 import multiprocessing
 import os
@@ -72,6 +73,22 @@ def in_threads(function: Callable[[int], None], numbers: range) -> None:
 def in_child(function: Callable[[], None]) -> int:
     """Fork, run the function in the child; returns the child's pid."""
     pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            function()
+            status = 0
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+        finally:
+            sys.stderr.flush()
+            os._exit(status)
+    return pid
+
+
+def in_unseen_child(function: Callable[[], None]) -> int:
+    """The same by the C library's fork, of which Python's hooks are not told, as uWSGI forks."""
+    pid = int(ctypes.PyDLL(None).fork())
     if pid == 0:
         status = 1
         try:
@@ -199,6 +216,24 @@ def fork(address: str, child: Callable[..., int] = in_child) -> None:
 def fork_by_multiprocessing(address: str) -> None:
     """The same with ``multiprocessing``."""
     fork(address, in_multiprocessing_child)
+
+
+def fork_unseen(address: str) -> None:
+    """The same by a fork that Python does not see."""
+    fork(address, in_unseen_child)
+
+
+def unseen_fork_and_the_event_loop(address: str) -> None:
+    """The child's event loop leaves the parent's replies alone, even if it never calls."""
+    client = gtcp.Client(address)
+    client.call(1)
+    call = gevent.spawn(client.call, 2, {"seconds": 0.2})
+    soon(lambda: client.stats()["in_flight"])
+    pids = [in_unseen_child(lambda: gevent.sleep(0.5)) for _ in range(3)]
+    assert call.get(timeout=20) == "slept"
+    assert client.call(1, {"n": 1}) == {"n": 1}
+    for pid in pids:
+        succeeded(pid)
 
 
 def fork_before_use(address: str) -> None:

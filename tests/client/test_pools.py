@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from tests.client.fakes import (
     Peer,
     fake_server,
     full_accept_queue,
+    open_sockets,
     outcome,
     soon,
 )
@@ -280,6 +282,8 @@ def test_counts_of_ended_threads_are_kept(connect: Connect, server: Serving) -> 
     [
         "fork",
         "fork_by_multiprocessing",
+        "fork_unseen",
+        "unseen_fork_and_the_event_loop",
         "fork_before_use",
         "fork_in_the_child_again",
         "fork_in_a_stream",
@@ -328,3 +332,65 @@ def test_a_fork_says_nothing_on_the_parents_connection() -> None:
     with fake_server(Peer.echo) as server:
         finish(start("fork_before_use", server.address))
         assert sorted(len(each.lines) for each in server.peers) == [1, 1]
+
+
+# Clients that nobody has any more
+
+
+def dropped(make: Callable[[], gtcp.Client], count: int) -> None:
+    for _ in range(count):
+        client = make()
+        client.call(1)
+    del client
+    gc.collect()
+
+
+def test_dropped_clients_release_their_sockets(server: Serving) -> None:
+    before = open_sockets()
+    with pytest.warns(ResourceWarning, match="unclosed gtcp.Client") as warned:
+        dropped(lambda: gtcp.Client(server.address), 100)
+    assert len([each for each in warned if each.category is ResourceWarning]) == 100
+    soon(lambda: open_sockets() <= before)
+    eventually(lambda: not server.server.connections)
+
+
+def test_a_client_that_is_dropped_in_another_thread_releases_its_sockets(server: Serving) -> None:
+    before = open_sockets()
+    held = [gtcp.Client(server.address) for _ in range(20)]
+    for client in held:
+        client.call(1)
+    del client
+
+    def drop() -> None:
+        held.clear()
+        gc.collect()
+
+    with pytest.warns(ResourceWarning, match="unclosed gtcp.Client"):
+        in_thread(drop)()
+    eventually(lambda: not server.server.connections)  # before this thread's event loop runs
+    soon(lambda: open_sockets() <= before)
+
+
+def test_a_dropped_stream_releases_everything(server: Serving) -> None:
+    before = open_sockets()
+
+    def begin() -> None:
+        results = gtcp.Client(server.address).map(1, ({"n": n} for n in range(100)), window=5)
+        next(results)
+        del results
+        gc.collect()
+
+    with pytest.warns(ResourceWarning, match="unclosed gtcp.Client"):
+        begin()
+    soon(lambda: open_sockets() <= before)
+
+
+def test_a_closed_or_unused_client_is_dropped_silently(server: Serving) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gtcp.Client(server.address)
+        client = gtcp.Client(server.address)
+        client.call(1)
+        client.close()
+        del client
+        gc.collect()
