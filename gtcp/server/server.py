@@ -255,12 +255,7 @@ class Server(Registration):
         self._sweeper.stop()
         context.close()
         self._context = None
-        self._stopping = True
-        try:
-            self.commands.hooks.stop()
-        finally:
-            self._stopping = False
-            self._done.set()
+        self._run_on_stop()
 
     def leave_to_parent(self) -> None:
         """In a forked child: serve nobody. Listeners and connections are the parent's.
@@ -370,6 +365,14 @@ class Server(Registration):
     def _wait_until_empty(self, context: Context, until: float) -> None:
         while context.busy and monotonic() < until:
             gevent.sleep(DRAIN_POLL_SECONDS)
+
+    def _run_on_stop(self) -> None:
+        self._stopping = True
+        try:
+            self.commands.hooks.stop()
+        finally:
+            self._stopping = False
+            self._done.set()
 
     def _cut(self, context: Context) -> None:
         """End what is left: its callers see the connection break."""
