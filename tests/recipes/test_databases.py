@@ -95,9 +95,13 @@ def ask(line: Line, cmdid: int, timeout: int = 20_000, **params: Any) -> dict[st
     return reply
 
 
-def cancelled(line: Line, cmdid: int, name: str) -> None:
-    """Make a call that is cancelled while its transaction is open."""
-    assert ask(line, cmdid, timeout=500, name=name, seconds=60)["code"] == 408
+def cancelled(database: Postgres, line: Line, cmdid: int, name: str) -> None:
+    """Make a call, and cancel it while its transaction is open."""
+    line.send({"cmdid": cmdid, "id": name, "params": {"name": name, "seconds": 60}})
+    inserted = "SELECT 1 FROM pg_stat_activity WHERE state LIKE 'idle in%' AND query LIKE 'INSERT%'"
+    eventually(lambda: database.execute(inserted))
+    line.send({"cmdid": 0, "params": {"op": "cancel", "id": name}, "oneway": True})
+    assert line.reply()["code"] == 408
 
 
 def names(database: Postgres) -> list[str]:
@@ -109,7 +113,7 @@ def test_what_a_cancelled_request_has_begun_is_not_committed_by_the_next(
 ) -> None:
     with Line(start(name).address) as line:
         assert ask(line, ADD, name="first")["code"] == 0
-        cancelled(line, ADD, "cancelled")
+        cancelled(database, line, ADD, "cancelled")
         assert ask(line, ADD, name="second")["code"] == 0
         assert ask(line, NAMES)["result"] == ["first", "second"]
     assert names(database) == ["first", "second"]
@@ -176,7 +180,7 @@ class TestWithoutTheHooks:
         self, start: Start, database: Postgres
     ) -> None:
         with Line(start("with_sqlalchemy", without_request_hooks).address) as line:
-            cancelled(line, ADD, "cancelled")
+            cancelled(database, line, ADD, "cancelled")
             assert ask(line, ADD, name="second")["code"] == 0
         assert names(database) == ["cancelled", "second"]
 
@@ -184,7 +188,7 @@ class TestWithoutTheHooks:
         self, start: Start, database: Postgres
     ) -> None:
         with Line(start("with_django", without_request_hooks).address) as line:
-            cancelled(line, BY_HAND, "cancelled")
+            cancelled(database, line, BY_HAND, "cancelled")
             assert ask(line, ADD, name="second")["code"] == 0
             assert ask(line, NAMES)["result"] == ["cancelled", "second"]
             assert names(database) == []  # though the caller was told that it is done
@@ -218,7 +222,7 @@ def test_a_transaction_opened_by_hand_ends_with_its_request(
     start: Start, database: Postgres
 ) -> None:
     with Line(start("with_django").address) as line:
-        cancelled(line, BY_HAND, "cancelled")
+        cancelled(database, line, BY_HAND, "cancelled")
         assert ask(line, ADD, name="second")["code"] == 0
         assert names(database) == ["second"]
         assert ask(line, BY_HAND, name="third")["code"] == 0
