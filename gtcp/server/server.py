@@ -172,8 +172,8 @@ class Server(Registration):
             OSError: an address is in use or not permitted; nothing listens then.
             SettingsError: certificates or secrets can't be used, or there are none and other
                 hosts could connect.
-            RuntimeError: it is started already; or an ``on_start`` function failed, which the
-                cause is the exception of.
+            RuntimeError: it is started already; or an ``on_start`` function failed, whose
+                exception is the cause.
         """
         if self._context is not None or self._starting:
             raise RuntimeError("the server is started already")

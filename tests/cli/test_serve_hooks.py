@@ -138,7 +138,9 @@ class TestWorkers:
     ) -> None:
         (app / "broken").touch()
         master = self.start(stack, app, command)
-        assert master.end() == 3  # gunicorn's status when a worker fails to boot
+        # 3 is gunicorn's status when a worker fails to boot; by itself it ends with 1 when the next
+        # worker fails while it stops.
+        assert master.end() in ((3,) if "serve" in command else (1, 3))
         assert FAILURE in master.log
-        assert "Traceback" not in master.log
+        assert "in open_pool" not in master.log  # no traceback of it
         assert "stop" in (app / "ran").read_text()
