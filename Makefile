@@ -17,7 +17,7 @@ help:
 
 $(BIN)/python:
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -q -e '.[test,lint,docs,fuzz]'
+	$(BIN)/python -m pip install -q -e '.[test,programs,lint,docs,fuzz]'
 
 test: $(BIN)/python
 	$(BIN)/python -m pytest -n auto --dist loadgroup -m "not programs and not slow"

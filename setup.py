@@ -47,6 +47,9 @@ TEST = [
 # What tests with the marker `programs` use beyond the extra `test`; they skip without it.
 PROGRAMS = [
     "celery>=5.4",
+    "Django>=5.1",
+    "psycopg[binary,pool]>=3.2",
+    "SQLAlchemy>=2",
 ]
 
 LINT = [

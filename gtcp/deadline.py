@@ -47,6 +47,10 @@ class Carrier:
         """The deadline of the request that runs in this greenlet, if it has one."""
         raise NotImplementedError
 
+    def uncancelled(self, function: Callable[..., R], *args: Any) -> R:
+        """Call a function, for which the running request is not cancelled and has no deadline."""
+        raise NotImplementedError
+
 
 def current() -> float | None:
     """The deadline that a call made here inherits, in monotonic seconds; None for none."""

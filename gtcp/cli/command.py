@@ -107,6 +107,7 @@ def serve(
     from gtcp.cli import serving
     from gtcp.cli.target import TargetError, parse
     from gtcp.errors import SettingsError
+    from gtcp.server.hooks import StartError
     from gtcp.server.settings import Settings
 
     def layers(base: Settings | None) -> Settings:
@@ -116,7 +117,7 @@ def serve(
         serving.serve(_or_misuse(parse, target), layers, reload=reload, patch=not no_patch)
     except SettingsError as exc:
         raise Misuse(str(exc)) from exc
-    except (TargetError, serving.GunicornMissing) as exc:
+    except (TargetError, StartError, serving.GunicornMissing) as exc:
         raise click.ClickException(str(exc)) from exc
     except OSError as exc:
         raise click.ClickException(exc.strerror or str(exc)) from exc

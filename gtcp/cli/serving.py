@@ -91,7 +91,7 @@ def _announce(server: Server) -> None:
         click.echo(line, err=True)
         return False
 
-    logger.setLevel(logging.INFO)
+    logger.setLevel(min(level, logging.INFO))
     logger.addFilter(pass_on)
 
 

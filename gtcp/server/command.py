@@ -6,6 +6,7 @@ what refuses some of its requests is put around the handler.
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import logging
@@ -17,7 +18,8 @@ from typing import Any, ClassVar, TypeVar, get_args, get_origin
 import msgspec
 
 from gtcp.arguments import check_integer, check_switch
-from gtcp.protocol import NOT_ALLOWED, OVERLOADED, Request
+from gtcp.protocol import NOT_ALLOWED, OVERLOADED, Request, encode
+from gtcp.server.failure_log import FailureLog
 from gtcp.server.logger import SERVER, BaseLogger
 from gtcp.server.outcome import Refused
 
@@ -55,11 +57,14 @@ class Command:
         call: takes the request, returns the result.
         params_type: what ``params`` are decoded into.
         result_type: what the return annotation says; Any without one.
+        params_schema, result_schema: JSON Schemas of these.
         run_to_end: not stopped when its caller has gone.
         logger: where its failures are logged.
+        failures: logs them.
         allow: who may call it, as patterns of identities; None is everybody.
         max_in_flight: how many may run at once in this process; None for no limit of its own.
         in_flight: how many do, if there is a limit.
+        notices: what its author should know, as pairs of a log level and a line.
         request_type: the Struct that its lines are decoded into.
         takes_null: whether ``params`` of null are a value of their type.
         needs_params: whether there is no default for ``params``: then it is ``{}``.
@@ -71,13 +76,17 @@ class Command:
         "cmdid",
         "decode",
         "doc",
+        "failures",
         "in_flight",
         "logger",
         "max_in_flight",
         "name",
         "needs_params",
+        "notices",
+        "params_schema",
         "params_type",
         "request_type",
+        "result_schema",
         "result_type",
         "run_to_end",
         "takes_null",
@@ -100,19 +109,40 @@ class Command:
         self.name: str = getattr(target, "__name__", type(target).__name__)
         self.doc = inspect.getdoc(target) or ""
         self.call: Handler = _instance_method(target) if isinstance(target, type) else target
-        _refuse_unsupported(self.call, self.name)
+        refuse_unsupported(self.call, self.name, "a handler is a plain function")
         check_switch("run_to_end", run_to_end)
         self.run_to_end = run_to_end
         own = getattr(target, "logger", None)
         self.logger: AnyLogger = logger or own or logging.getLogger(SERVER)
+        self.failures = FailureLog(self)
         annotation, self.result_type = _annotations(self.call, self.name)
-        self.request_type = _request_type(self, annotation)
+        self.request_type = _request_type(self, annotation, _guarded(self, self.call))
         self.params_type = _field(self.request_type, "params").type
         _refuse_custom_types(self.params_type, f"the params of {self.name}")
         _refuse_custom_types(self.result_type, f"the result of {self.name}")
         self.decode = msgspec.json.Decoder(self.request_type).decode
         self.takes_null = _takes_null(self.params_type)
         self.needs_params = _field(self.request_type, "params").required
+        self.notices: list[tuple[int, str]] = []
+        self.params_schema = self._schema("params", self.params_type)
+        self.result_schema = self._schema("result", self.result_type)
+        if _find(msgspec.inspect.type_info(self.result_type), _BINARY) is not None:
+            self._notice(
+                logging.INFO,
+                "the bytes in its result are sent as base64 text: "
+                "a caller gets bytes with call(..., result=TYPE), else the text",
+            )
+
+    def wrapped(self, around: Callable[[Handler], Handler]) -> Command:
+        """Return the same command, for one server, with ``around(handler)`` as its handler.
+
+        What refuses requests stands before it. Other servers may serve the original.
+        """
+        wrapped = copy.copy(self)
+        run = _guarded(self, around(self.call))
+        wrapped.request_type = _request_type(self, self.request_type, run)
+        wrapped.decode = msgspec.json.Decoder(wrapped.request_type).decode
+        return wrapped
 
     def describe(self) -> dict[str, Any]:
         """Its row in the answer to ``{"op": "commands"}``."""
@@ -120,9 +150,25 @@ class Command:
             "cmdid": self.cmdid,
             "name": self.name,
             "doc": self.doc,
-            "params": msgspec.json.schema(self.params_type),
-            "result": msgspec.json.schema(self.result_type),
+            "params": self.params_schema,
+            "result": self.result_schema,
         }
+
+    def _schema(self, what: str, annotation: Any) -> dict[str, Any]:
+        """Return the JSON Schema of a type; one that allows anything if it has none.
+
+        A default without a JSON form has none, though requests can be decoded all the same.
+        """
+        try:
+            schema = msgspec.json.schema(annotation)
+            encode(schema)  # a default may be text with a lone surrogate
+        except Exception as exc:
+            self._notice(logging.WARNING, f"its {what} are listed as Any, without a schema: {exc}")
+            return {"$comment": f"no JSON Schema: {exc}"}
+        return schema
+
+    def _notice(self, level: int, text: str) -> None:
+        self.notices.append((level, f"cmdid {self.cmdid} ({self.name}): {text}"))
 
 
 def _patterns(allow: Iterable[str] | None) -> tuple[str, ...] | None:
@@ -139,9 +185,9 @@ def _limit(max_in_flight: int | None) -> int | None:
     return max_in_flight
 
 
-def _guarded(command: Command) -> Handler:
+def _guarded(command: Command, handler: Handler) -> Handler:
     """The handler as a method of its requests, behind what refuses some of them."""
-    run = _as_function(command.call)
+    run = _as_function(handler)
     if command.max_in_flight is not None:
         run = _limited(command, command.max_in_flight, run)
     return run if command.allow is None else _restricted(command, run)
@@ -182,16 +228,14 @@ def _instance_method(cls: type) -> Handler:
     return cls().process
 
 
-def _refuse_unsupported(function: Callable[..., Any], name: str) -> None:
-    """Raise TypeError for a handler whose call would return before it has run."""
+def refuse_unsupported(function: Callable[..., Any], name: str, expected: str) -> None:
+    """Raise TypeError for a function whose call would return before it has run."""
     plain = inspect.isroutine(function) or isinstance(function, functools.partial)
     code = function if plain else type(function).__call__
     if inspect.iscoroutinefunction(code) or inspect.isasyncgenfunction(code):
-        raise TypeError(
-            f"{name} is an async function: a handler is a plain function, which blocks as it likes"
-        )
+        raise TypeError(f"{name} is an async function: {expected}, which blocks as it likes")
     if inspect.isgeneratorfunction(code):
-        raise TypeError(f"{name} is a generator function: a handler returns its whole result")
+        raise TypeError(f"{name} is a generator function: {expected}, which returns its result")
 
 
 def _annotations(function: Callable[..., Any], name: str) -> tuple[Any, Any]:
@@ -210,8 +254,8 @@ def _annotations(function: Callable[..., Any], name: str) -> tuple[Any, Any]:
     return hints.get(parameters[0].name, Request), result
 
 
-def _request_type(command: Command, annotation: Any) -> type[Request[Any]]:
-    """A Struct for this command alone, tagged with its cmdid."""
+def _request_type(command: Command, annotation: Any, run: Handler) -> type[Request[Any]]:
+    """A Struct for this command alone, tagged with its cmdid; ``run`` is its method ``_run``."""
     base = get_origin(annotation) or annotation
     if base is Any:
         base = Request
@@ -232,7 +276,6 @@ def _request_type(command: Command, annotation: Any) -> type[Request[Any]]:
         namespace["__module__"] = base.__module__
         namespace["__qualname__"] = base.__qualname__
         namespace["__annotations__"] = fields
-        run = _guarded(command)
         namespace.update(defaults, cmdid=command.cmdid, _command=command, _run=run)
 
     options = {"tag_field": "cmdid", "tag": command.cmdid, "kw_only": True}
@@ -260,19 +303,31 @@ def _field(struct: type[msgspec.Struct], name: str) -> msgspec.structs.FieldInfo
 
 def _refuse_custom_types(annotation: Any, what: str) -> None:
     """Raise TypeError for a type that msgspec can neither decode nor encode by itself."""
-    custom = _custom_type(msgspec.inspect.type_info(annotation), set())
+    custom = _find(msgspec.inspect.type_info(annotation), (msgspec.inspect.CustomType,))
     if custom is not None:
-        raise TypeError(f"{what}: {custom!r} has no JSON form (use a msgspec.Struct or dataclass)")
+        raise TypeError(
+            f"{what}: {custom.cls!r} has no JSON form (use a msgspec.Struct or dataclass)"
+        )
 
 
-def _custom_type(info: Any, seen: set[int]) -> Any:
-    if isinstance(info, msgspec.inspect.CustomType):
-        return info.cls
+#: Types whose values are sent as base64 text.
+_BINARY = (
+    msgspec.inspect.BytesType,
+    msgspec.inspect.ByteArrayType,
+    msgspec.inspect.MemoryViewType,
+)
+
+
+def _find(info: Any, kinds: tuple[type, ...], seen: set[int] | None = None) -> Any:
+    """Return the first type of these kinds that a type is made of, or None."""
+    seen = set() if seen is None else seen
+    if isinstance(info, kinds):
+        return info
     if id(info) in seen:
         return None
     seen.add(id(info))
     for part in _parts(info):
-        found = _custom_type(part, seen)
+        found = _find(part, kinds, seen)
         if found is not None:
             return found
     return None

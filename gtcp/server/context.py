@@ -7,7 +7,10 @@ import random
 from collections import Counter
 from collections.abc import Collection, Iterator
 from math import inf
+from time import monotonic
 from typing import Any
+
+from gevent import get_hub, spawn
 
 from gtcp.address import host_of
 from gtcp.server.accesslog import AccessLog
@@ -20,6 +23,9 @@ from gtcp.server.settings import Settings
 from gtcp.server.table import Table
 
 log = logging.getLogger(SERVER)
+
+#: Seconds between two looks for failures that were counted and have to be reported.
+REPORT_SECONDS = 5.0
 
 
 class Connections(Collection[Any]):
@@ -71,6 +77,8 @@ class Context:
         self.entering = 0
         self.draining = self.stopped = False
         self.handled_before = 0
+        self._report_timer: Any = get_hub().loop.timer(REPORT_SECONDS, REPORT_SECONDS, ref=False)
+        self._report_timer.start(self._report_failures)
 
     @property
     def handled(self) -> int:
@@ -129,10 +137,24 @@ class Context:
         self.stopped = True
         self.in_flight.close()
         self.scheduler.close()
+        self._stop_reports()
         if self.access is not None:
             self.access.write()
+        for command in self.table.commands.values():
+            command.failures.report()
 
     def abandon(self) -> None:
         """Stop the timers and watchers in a forked child, where nothing may run."""
         self.in_flight.close()
         self.scheduler.abandon()
+        self._stop_reports()
+
+    def _stop_reports(self) -> None:
+        self._report_timer.stop()
+        self._report_timer.close()
+
+    def _report_failures(self) -> None:
+        now = monotonic()
+        for command in self.table.commands.values():
+            if command.failures.due(now):
+                spawn(command.failures.report, now)

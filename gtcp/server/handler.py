@@ -10,6 +10,7 @@ from gtcp.arguments import wrong_type
 from gtcp.identity import Peer
 from gtcp.protocol import OWN_CMDID, Failure
 from gtcp.server.command import AnyLogger, BaseHandler, Command
+from gtcp.server.hooks import Hooks
 from gtcp.server.outcome import encode_safely, run
 from gtcp.server.table import Rejection, Table
 
@@ -22,9 +23,14 @@ class Commands:
     """A table of commands, to register handlers on in any module.
 
     It may be filled from several modules; once a server serves it, it is fixed.
+
+    Attributes:
+        hooks: what a server runs around requests, and at start and stop; empty unless the table
+            is that of a ``Server``.
     """
 
     def __init__(self) -> None:
+        self.hooks = Hooks()
         self._commands: dict[int, Command] = {}
         self._fixed = False
 
@@ -85,7 +91,7 @@ class Commands:
         return register
 
     def include(self, commands: Commands) -> None:
-        """Take in every command of another table.
+        """Take in every command of another table. The server's hooks hold for them too.
 
         Raises:
             TypeError: it is no ``Commands``; a server's is ``server.commands``.
@@ -99,24 +105,31 @@ class Commands:
 
     def table(self, max_depth: int, max_line_bytes: int | None = None) -> Table:
         """Fix the commands and make what a server looks them up in."""
-        self._fixed = True
-        return Table(list(self), max_depth=max_depth, max_line_bytes=max_line_bytes)
+        self._fixed = self.hooks.fixed = True
+        return Table(self._hooked(), max_depth=max_depth, max_line_bytes=max_line_bytes)
 
     def answer(self, line: bytes) -> bytes:
         """Run one request line through its handler, as a server would, without a network.
 
+        The ``before_request`` and ``after_request`` functions of a server's table are run too.
         There is no peer either: ``allow`` is not looked at, any command may be called.
 
         Returns:
             The reply line with its newline; empty for a oneway request.
         """
-        table = Table(list(self))
+        table = Table(self._hooked())
         item = table.read(line.rstrip(b"\r\n") + b"\n", _NOWHERE, monotonic())[0]
         if isinstance(item, Rejection):
             wanted, line = item.fatal or not item.oneway, encode_safely(item.reply, None, None)
         else:
             wanted, line = not item.oneway, encode_safely(run(item), item, None)
         return line + b"\n" if wanted else b""
+
+    def _hooked(self) -> list[Command]:
+        """Return the commands as they are served; without hooks just as they are."""
+        if not self.hooks.around_requests:
+            return list(self)
+        return [command.wrapped(self.hooks.around) for command in self]
 
     def _add(self, command: Command) -> None:
         if self._fixed:

@@ -32,8 +32,8 @@ class ServingGreenlet(Greenlet, Carrier):  # type: ignore[type-arg]
 
     Attributes:
         request: the request whose handler it runs, or None.
-        returned: whether that handler has returned or raised: what follows (log lines, encoding)
-            may wait too, but is not cancelled.
+        returned: whether that handler has returned or raised: what follows (``after_request``
+            functions, log lines) may wait too, but is not cancelled.
         deadline: when the request in flight is cancelled, monotonic seconds, or None.
         stopping: whether it was decided to cancel the request in flight.
         stopped: the reply of a request that was cancelled.
@@ -54,7 +54,17 @@ class ServingGreenlet(Greenlet, Carrier):  # type: ignore[type-arg]
     def running_deadline(self) -> float | None:
         """Return the deadline that calls made by the running handler inherit."""
         request = self.request
-        return None if request is None or runs_to_end(request) else request.deadline
+        if request is None or self.returned or runs_to_end(request):
+            return None
+        return request.deadline
+
+    def uncancelled(self, function: Callable[..., R], *args: Any) -> R:
+        """Call a function that is not cancelled, and whose calls inherit no deadline."""
+        self.returned = True
+        try:
+            return function(*args)
+        finally:
+            self.returned = False
 
     def failure_of(self, item: Item, exc: BaseException) -> Failure:
         """Return the reply for an exception of the handler that this greenlet runs."""
@@ -71,17 +81,13 @@ class ServingGreenlet(Greenlet, Carrier):  # type: ignore[type-arg]
 
         The function is called again if a Timeout or kill that a handler left behind ends the wait.
         """
-        self.returned = True
         try:
-            try:
-                return function(*args)
-            except Exception:
-                raise
-            except BaseException as exc:
-                log_left_behind(exc)
-                return function(*args)
-        finally:
-            self.returned = False
+            return self.uncancelled(function, *args)
+        except Exception:
+            raise
+        except BaseException as exc:
+            log_left_behind(exc)
+            return self.uncancelled(function, *args)
 
     def is_ending(self, now: float) -> bool:
         """Return whether the request in flight is cancelled, or is about to be."""

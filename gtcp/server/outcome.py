@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from typing import Any
 
 from gtcp.errors import CommandError
@@ -46,18 +45,7 @@ def encode_safely(reply: Success | Failure, request: Any, max_bytes: int | None)
 
 def _failed(request: Any, what: str, exc: BaseException) -> Failure:
     """Log a handler's failure under an id that its caller receives too."""
-    error_id = secrets.token_hex(6)
-    command = request._command
-    command.logger.error(
-        "cmdid %d (%s) %s for %s: %s, error id %s",
-        command.cmdid,
-        command.name,
-        what,
-        request.address or "nobody",
-        type(exc).__name__,
-        error_id,
-        exc_info=exc,
-    )
+    error_id = request._command.failures.log(what, request.address, exc)
     return Failure(
         FAILED, f"the handler failed, error id {error_id}", request.id, {"error_id": error_id}
     )

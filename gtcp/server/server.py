@@ -25,11 +25,11 @@ from gtcp.errors import SettingsError
 from gtcp.secret import Key, read_keys
 from gtcp.server.admission import Admission
 from gtcp.server.context import Connections, Context
-from gtcp.server.handler import AnyLogger, Commands, HandlerT
 from gtcp.server.handshake import Handshake, make_handshake
 from gtcp.server.in_flight import ServingGreenlet
 from gtcp.server.listener import Exposed, Listener, checked_sockets, listen, refuse_exposed
 from gtcp.server.logger import SERVER
+from gtcp.server.registration import Registration
 from gtcp.server.scheduler import UnsupportedLoop
 from gtcp.server.settings import Settings
 from gtcp.server.socket_file import SocketFile
@@ -74,7 +74,7 @@ def _as_settings_error(function: Callable[[], V]) -> V:
         raise SettingsError(str(exc)) from exc
 
 
-class Server:
+class Server(Registration):
     """Serves the commands registered on it.
 
     One server belongs to one process and one thread: the one that starts it. Handlers run
@@ -102,7 +102,7 @@ class Server:
         if settings is not None and not isinstance(settings, Settings):
             wrong_type("settings", "a gtcp.Settings or None", settings)
         self.settings = Settings.load() if settings is None else settings
-        self.commands = Commands()
+        super().__init__()
         self._secret = _keys(secret)
         self._handshake: Handshake | None = None
         self._admission: Admission | None = None
@@ -111,6 +111,7 @@ class Server:
         self._own_listeners = True
         self._sweeper: Sweeper | None = None
         self._done = Event()
+        self._starting = self._stopping = False  # its on_start or on_stop functions run
         _in_this_process.add(self)
 
     def __call__(self, *_args: object) -> Any:
@@ -123,30 +124,6 @@ class Server:
             "a gtcp.Server is not a WSGI application: "
             "run gunicorn with -k gtcp.server.worker.GtcpWorker"
         )
-
-    # Registering
-
-    def handler(
-        self,
-        cmdid: int,
-        *,
-        run_to_end: bool = False,
-        logger: AnyLogger | None = None,
-        allow: Iterable[str] | None = None,
-        max_in_flight: int | None = None,
-    ) -> Callable[[HandlerT], HandlerT]:
-        """Register a handler; see :meth:`gtcp.Commands.handler`."""
-        return self.commands.handler(
-            cmdid,
-            run_to_end=run_to_end,
-            logger=logger,
-            allow=allow,
-            max_in_flight=max_in_flight,
-        )
-
-    def include(self, commands: Commands) -> None:
-        """Take in every command of a table; see :meth:`gtcp.Commands.include`."""
-        self.commands.include(commands)
 
     # Serving
 
@@ -183,6 +160,9 @@ class Server:
     def start(self, listeners: Iterable[socket.socket] | None = None) -> None:
         """Listen and serve, in the background: the calling greenlet goes on.
 
+        First the ``on_start`` functions are run. When one fails, or listening does, the
+        ``on_stop`` functions are run before the exception is raised.
+
         Args:
             listeners: listening sockets to use in place of the settings' addresses; they
                 stay the caller's, who may share them with other processes.
@@ -192,19 +172,26 @@ class Server:
             OSError: an address is in use or not permitted; nothing listens then.
             SettingsError: certificates or secrets can't be used, or there are none and other
                 hosts could connect.
-            RuntimeError: it is started already.
+            RuntimeError: it is started already; or an ``on_start`` function failed, whose
+                exception is the cause.
         """
-        if self._context is not None:
+        if self._context is not None or self._starting:
             raise RuntimeError("the server is started already")
         table = self.commands.table(self.settings.max_depth, self.settings.max_line_bytes)
         table.describe()  # encoded here, where nobody waits for it
+        table.log_notices()
         self._handshake = _as_settings_error(self._make_handshake)
         context = _as_settings_error(lambda: Context(table, self.settings))
+        self._starting = True
         try:
+            self.commands.hooks.start()
             sockets = _as_settings_error(lambda: self._sockets(listeners))
         except BaseException:
             context.close()
+            self.commands.hooks.stop()
             raise
+        finally:
+            self._starting = False
         self._own_listeners = listeners is None
         self._done = Event()  # an Event belongs to the hub of its thread
         self._context = context
@@ -225,7 +212,7 @@ class Server:
         self._sweeper = Sweeper(context.connections, context.watched, self.settings.idle_timeout)
 
     def stop(self, timeout: float | None = None) -> None:
-        """Drain and stop: returns when nothing is in flight any more.
+        """Drain and stop: returns when nothing is in flight any more, and ``on_stop`` has run.
 
         No more connections are accepted. Each client receives a line that says that requests
         without a reply did not run. Idle connections are closed, calls in flight are finished and
@@ -233,7 +220,8 @@ class Server:
 
         Args:
             timeout: seconds before what is still running is cancelled and its connections
-                are reset; by default the setting ``graceful_timeout``.
+                are reset; by default the setting ``graceful_timeout``. It does not limit
+                ``on_stop`` functions, but another ``stop`` waits no longer for them.
 
         Raises:
             TypeError, ValueError: the timeout is no duration; the server goes on.
@@ -245,10 +233,12 @@ class Server:
         if isinstance(getcurrent(), Carrier):
             raise RuntimeError("a handler can't wait for the drain: gevent.spawn(server.stop)")
         context = self._context
+        limit = self.settings.graceful_timeout if timeout is None else timeout
         if context is None:
+            if self._stopping:
+                self._done.wait(limit)
             self._done.set()  # for the copy of serve_forever() in a forked child
             return
-        limit = self.settings.graceful_timeout if timeout is None else timeout
         context.draining = True
         listeners, self._listeners = self._listeners, []
         for listener in listeners:
@@ -265,7 +255,7 @@ class Server:
         self._sweeper.stop()
         context.close()
         self._context = None
-        self._done.set()
+        self._run_on_stop()
 
     def leave_to_parent(self) -> None:
         """In a forked child: serve nobody. Listeners and connections are the parent's.
@@ -375,6 +365,14 @@ class Server:
     def _wait_until_empty(self, context: Context, until: float) -> None:
         while context.busy and monotonic() < until:
             gevent.sleep(DRAIN_POLL_SECONDS)
+
+    def _run_on_stop(self) -> None:
+        self._stopping = True
+        try:
+            self.commands.hooks.stop()
+        finally:
+            self._stopping = False
+            self._done.set()
 
     def _cut(self, context: Context) -> None:
         """End what is left: its callers see the connection break."""

@@ -7,6 +7,7 @@ which finds out what is wrong.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from itertools import repeat
@@ -35,7 +36,10 @@ from gtcp.protocol import (
 )
 from gtcp.server.command import Command
 from gtcp.server.diagnosis import EXPECTED, why_not_a_request, without_values
+from gtcp.server.logger import SERVER
 from gtcp.server.outcome import Refused
+
+log = logging.getLogger(SERVER)
 
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
@@ -189,6 +193,12 @@ class Table:
             rows = [each.describe() for each in self.commands.values() if each is not own]
             self._description = msgspec.Raw(encode(rows))
         return self._description
+
+    def log_notices(self) -> None:
+        """Log what the authors of the commands should know."""
+        for command in self.commands.values():
+            for level, line in command.notices:
+                log.log(level, "%s", line)
 
     def _read_plain(self, data: bytes, lines: list[bytes]) -> list[Item] | None:
         """Return the requests of lines that all are plainly one; None when some line is not."""

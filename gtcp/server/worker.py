@@ -38,6 +38,7 @@ from gtcp.address import of_peer
 from gtcp.errors import SettingsError
 from gtcp.server.gunicorn_logs import GUNICORN_ACCESS, GUNICORN_ERROR, connect_logs
 from gtcp.server.handshake import make_handshake
+from gtcp.server.hooks import StartError
 from gtcp.server.logger import SERVER
 from gtcp.server.server import CUT_SECONDS, Server
 from gtcp.server.settings import Settings
@@ -146,6 +147,9 @@ class GtcpWorker(Worker):
         except SettingsError as exc:  # one line, and the end: it would be the same again
             log.error("%s", exc)
             raise AppImportError(str(exc)) from exc
+        except StartError as exc:  # one line, and gunicorn stops: it would try again for ever
+            log.error("%s", exc)
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
         except Exception:
             self.booted = False  # or gunicorn would try again for ever
             raise

@@ -118,7 +118,8 @@ def running(commands: Server | Commands, settings: Settings | None = None) -> It
     """Serve on a free loopback port, in a thread, until the block ends.
 
     Args:
-        commands: a table, or a server, whose commands are served.
+        commands: a table, or a server, whose commands are served, with what it has registered
+            to run around requests, and at start and stop.
         settings: limits to serve with; the address in it is not used. By default the
             server's own.
     """
@@ -129,6 +130,7 @@ def running(commands: Server | Commands, settings: Settings | None = None) -> It
     def make() -> Server:
         server = Server(chosen)
         server.include(table)
+        server.commands.hooks = table.hooks.copy()
         return server
 
     one = Running(make)

@@ -13,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import gtcp
+from gtcp.cli.shorthand import shorthand
 from gtcp.protocol import Request
+from tests.helpers import serving
 
 
 def answer(commands, message):
@@ -455,3 +457,98 @@ class TestFailure:
         commands.handler(7, logger=own if how == "argument" else None)(Broken)
         assert answer(commands, {"cmdid": 7})["code"] == 500
         assert [each.name for each in caplog.records] == ["tests.own"]
+
+
+class NoJsonForm:
+    """What a program uses as a marker for "not given"."""
+
+
+class Search(msgspec.Struct):
+    text: str
+    after: typing.Any = NoJsonForm()
+
+
+class Broken(msgspec.Struct):
+    text: str = "\ud800"
+
+
+class Picture(msgspec.Struct):
+    data: memoryview
+
+
+class TestNotices:
+    """What a server says of its commands when it starts."""
+
+    @pytest.mark.parametrize(("params", "value"), [(Search, {"text": "tea"}), (Broken, {})])
+    def test_a_default_without_json_form_leaves_the_command_without_a_schema(
+        self, caplog: pytest.LogCaptureFixture, params: type, value: dict[str, str]
+    ) -> None:
+        """Such a command can be called all the same, and the others are listed as ever."""
+
+        def search(request):
+            return len(request.params.text)
+
+        search.__annotations__["request"] = gtcp.Request[params]
+        commands = gtcp.Commands()
+        commands.handler(7)(search)
+        commands.handler(8)(Twice)
+        with serving(commands) as up, up.line() as line:
+            assert line.ask({"cmdid": 7, "params": value})["code"] == 0
+            first, second = line.ask({"cmdid": 0, "params": {"op": "commands"}})["result"]
+        assert list(first["params"]) == ["$comment"]
+        assert shorthand(first["params"]) == "Any"
+        assert second["result"] == {"type": "integer"}
+        (record,) = [each for each in caplog.records if each.levelno == logging.WARNING]
+        assert "cmdid 7 (search): its params are listed as Any" in record.getMessage()
+
+    @pytest.mark.parametrize(
+        "result",
+        [
+            bytes,
+            bytearray,
+            memoryview,
+            list[bytes],
+            dict[str, bytes | None],
+            Picture,
+            list[Picture],
+        ],
+    )
+    def test_bytes_in_a_result_are_told(
+        self, caplog: pytest.LogCaptureFixture, result: typing.Any
+    ) -> None:
+        def picture(request):
+            return None
+
+        picture.__annotations__["return"] = result
+        commands = gtcp.Commands()
+        commands.handler(7)(picture)
+        caplog.set_level(logging.INFO)
+        with serving(commands):
+            pass
+        (line,) = [each for each in caplog.messages if "base64" in each]
+        assert line.startswith("cmdid 7 (picture): the bytes in its result are sent as base64")
+
+    def test_results_without_bytes_are_not(self, caplog: pytest.LogCaptureFixture) -> None:
+        commands = gtcp.Commands()
+        commands.handler(7)(Twice)
+
+        @commands.handler(8)
+        def plain(request: gtcp.Request[bytes]) -> list[str]:
+            return [str(request.params)]
+
+        caplog.set_level(logging.INFO)
+        with serving(commands):
+            pass
+        assert "base64" not in caplog.text
+
+    def test_a_typed_caller_gets_the_bytes(self) -> None:
+        """As the notice says."""
+        commands = gtcp.Commands()
+
+        @commands.handler(7)
+        def picture(request) -> bytes:
+            return b"\x89PNG"
+
+        with serving(commands) as up, gtcp.Client(up.address) as client:
+            assert client.call(7, result=bytes) == b"\x89PNG"
+            assert client.call(7) == "iVBORw=="
