@@ -136,3 +136,5 @@ class Context:
         """Stop the timers and watchers in a forked child, where nothing may run."""
         self.in_flight.close()
         self.scheduler.abandon()
+        if self.access is not None:
+            self.access.abandon()

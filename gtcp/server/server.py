@@ -14,6 +14,7 @@ from time import monotonic
 from typing import Any, Final, TypeVar
 
 import gevent
+from gevent._hub_local import get_hub_if_exists
 from gevent.event import Event
 from gevent.pool import Pool
 from greenlet import getcurrent
@@ -23,6 +24,7 @@ from gtcp.arguments import check_seconds, checked_secrets, wrong_type
 from gtcp.deadline import Carrier
 from gtcp.errors import SettingsError
 from gtcp.secret import Key, read_keys
+from gtcp.server import forked
 from gtcp.server.admission import Admission
 from gtcp.server.context import Connections, Context
 from gtcp.server.handler import AnyLogger, Commands, HandlerT
@@ -35,6 +37,7 @@ from gtcp.server.settings import Settings
 from gtcp.server.socket_file import SocketFile
 from gtcp.server.stop_signals import StopSignals
 from gtcp.server.sweeper import Sweeper
+from gtcp.sockets import close_quietly
 
 log = logging.getLogger(SERVER)
 
@@ -110,6 +113,9 @@ class Server:
         self._listeners: list[Listener] = []
         self._own_listeners = True
         self._sweeper: Sweeper | None = None
+        self._greenlets: Any = ()
+        self._hub: Any = None
+        self._signals: StopSignals | None = None
         self._done = Event()
         _in_this_process.add(self)
 
@@ -209,7 +215,8 @@ class Server:
         self._done = Event()  # an Event belongs to the hub of its thread
         self._context = context
         self._admission = Admission(context, self._current_handshake)
-        greenlets = Pool(greenlet_class=ServingGreenlet)
+        self._hub = gevent.get_hub()
+        self._greenlets = greenlets = Pool(greenlet_class=ServingGreenlet)
         self._listeners = [
             Listener(
                 each,
@@ -270,12 +277,16 @@ class Server:
     def leave_to_parent(self) -> None:
         """In a forked child: serve nobody. Listeners and connections are the parent's.
 
-        Called by itself after ``os.fork``. What the child's copies of the handlers in flight
-        would answer goes nowhere.
+        Called by itself after ``os.fork``, if the server is started. Their descriptors are closed
+        without a word to the peers, and SIGINT, SIGTERM and SIGHUP are no longer the server's.
         """
         context, self._context = self._context, None
         if context is None:
             return
+        if self._signals is not None:
+            self._signals.restore()
+            if self._current_handshake().knows_peers:
+                signal.signal(signal.SIGHUP, signal.SIG_DFL)
         context.abandon()
         listeners, self._listeners = self._listeners, []
         for listener in listeners:
@@ -284,6 +295,9 @@ class Server:
             connection.abandon()
         if self._admission is not None:
             self._admission.abandon()
+        for greenlet in self._greenlets:
+            if not greenlet.started:  # its connection is accepted, and nothing else knows it
+                close_quietly(greenlet.args[0])
         if self._sweeper is not None:
             self._sweeper.stop()
 
@@ -316,7 +330,8 @@ class Server:
             log.warning("workers: one process serves here; gtcp serve --workers starts several")
         with ExitStack() as stack:
             if threading.current_thread() is threading.main_thread():
-                stack.enter_context(StopSignals(self.stop, lambda: self.stop(0)))
+                self._signals = StopSignals(self.stop, lambda: self.stop(0))
+                stack.enter_context(self._signals)
                 if self._current_handshake().knows_peers:
                     stack.callback(gevent.signal_handler(signal.SIGHUP, self.reload).cancel)
             try:
@@ -391,10 +406,18 @@ _in_this_process: weakref.WeakSet[Server] = weakref.WeakSet()
 
 def _after_fork_in_child() -> None:
     started = [server for server in _in_this_process if server.started]
+    if not started:
+        return
     for server in started:
         server.leave_to_parent()
-    if started:
-        gevent.reinit()
+    hub = get_hub_if_exists()
+    if any(
+        server._hub is hub for server in started
+    ):  # else the server's thread is not in the child
+        for greenlet in forked.run_only_caller(hub):
+            if isinstance(greenlet, ServingGreenlet):
+                greenlet.forked = True
+    gevent.reinit()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

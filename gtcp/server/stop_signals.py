@@ -47,6 +47,10 @@ class StopSignals:
         return self
 
     def __exit__(self, *_exc: object) -> None:
+        self.restore()
+
+    def restore(self) -> None:
+        """Set the previous handlers. Called in a forked child too, which has nothing to drain."""
         for each, previous in self._previous.items():
             # None: the handler was set by something else than Python, and can't be restored.
             signal.signal(each, signal.SIG_DFL if previous is None else previous)

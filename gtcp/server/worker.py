@@ -96,6 +96,7 @@ class GtcpWorker(Worker):
             signal.signal(each, self.handle_exit)
         self.patch()
         hub.reinit()
+        os.register_at_fork(after_in_child=self._reset_signals)
         # Detached: of two Python objects on one descriptor, one would close it too early.
         listeners: list[Any] = self.sockets
         self.sockets = [adopt(each.sock.detach()) for each in listeners]
@@ -188,6 +189,13 @@ class GtcpWorker(Worker):
         return bool(self.cfg.reload) and getattr(self.wsgi, "__module__", "") == "gunicorn.util"
 
     # Signals
+
+    def _reset_signals(self) -> None:
+        """In a forked child: the signals are not for the worker."""
+        for each in self.SIGNALS:
+            if getattr(signal.getsignal(each), "__self__", None) is self:
+                signal.signal(each, signal.SIG_DFL)
+        signal.set_wakeup_fd(-1)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """SIGTERM: drain and exit."""
