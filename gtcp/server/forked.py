@@ -18,7 +18,9 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import signal
 import sys
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 import greenlet
@@ -64,6 +66,14 @@ def run_only_caller(hub: Any) -> list[Any]:
         _replace_main(hub)
     _never_resume_parents()
     return mine
+
+
+def reset_signals(owner: object, numbers: Iterable[int]) -> None:
+    """Take back the signal handlers that are methods of this object: it is the parent's."""
+    for each in numbers:
+        if getattr(signal.getsignal(each), "__self__", None) is owner:
+            signal.signal(each, signal.SIG_DFL)
+    signal.set_wakeup_fd(-1)
 
 
 def end(message: str, *args: object, exc: BaseException | None = None) -> NoReturn:

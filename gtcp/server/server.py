@@ -19,7 +19,6 @@ from gevent.event import Event
 from gevent.pool import Pool
 from greenlet import getcurrent
 
-from gtcp.address import parse
 from gtcp.arguments import check_seconds, checked_secrets, wrong_type
 from gtcp.deadline import Carrier
 from gtcp.errors import SettingsError
@@ -30,11 +29,10 @@ from gtcp.server.context import Connections, Context
 from gtcp.server.handler import AnyLogger, Commands, HandlerT
 from gtcp.server.handshake import Handshake, make_handshake
 from gtcp.server.in_flight import ServingGreenlet
-from gtcp.server.listener import Exposed, Listener, checked_sockets, listen, refuse_exposed
+from gtcp.server.listener import Listener, checked_sockets, listen_all, refuse_exposed
 from gtcp.server.logger import SERVER
 from gtcp.server.scheduler import UnsupportedLoop
 from gtcp.server.settings import Settings
-from gtcp.server.socket_file import SocketFile
 from gtcp.server.stop_signals import StopSignals
 from gtcp.server.sweeper import Sweeper
 from gtcp.sockets import close_quietly
@@ -186,6 +184,11 @@ class Server:
         """Calls whose handlers are waiting for something at this moment."""
         return len(self._context.in_flight) if self._context else 0
 
+    @property
+    def cut_by(self) -> int | None:
+        """The signal that cut the drain of ``serve_forever`` short; None if none did."""
+        return None if self._signals is None else self._signals.cut_by
+
     def start(self, listeners: Iterable[socket.socket] | None = None) -> None:
         """Listen and serve, in the background: the calling greenlet goes on.
 
@@ -278,15 +281,13 @@ class Server:
         """In a forked child: serve nobody. Listeners and connections are the parent's.
 
         Called by itself after ``os.fork``, if the server is started. Their descriptors are closed
-        without a word to the peers, and SIGINT, SIGTERM and SIGHUP are no longer the server's.
+        without a word to the peers, and SIGINT and SIGTERM are no longer the server's.
         """
         context, self._context = self._context, None
         if context is None:
             return
         if self._signals is not None:
             self._signals.restore()
-            if self._current_handshake().knows_peers:
-                signal.signal(signal.SIGHUP, signal.SIG_DFL)
         context.abandon()
         listeners, self._listeners = self._listeners, []
         for listener in listeners:
@@ -361,25 +362,10 @@ class Server:
         handshake = self._current_handshake()
         loopback_only = not (self.settings.insecure or handshake.knows_peers)
         if given is None:
-            return self._listen(loopback_only)
+            return listen_all(self.settings, loopback_only=loopback_only)
         sockets = checked_sockets(given)
         for sock in sockets if loopback_only else ():
             refuse_exposed(sock)
-        return sockets
-
-    def _listen(self, loopback_only: bool) -> list[socket.socket]:
-        """Listen on all addresses of the settings, or on none."""
-        settings = self.settings
-        file = SocketFile(int(settings.unix_mode, 8), settings.unix_owner, settings.unix_group)
-        sockets: list[socket.socket] = []
-        try:
-            for each in settings.addresses:
-                sock = listen(parse(each), settings.backlog, loopback_only=loopback_only, file=file)
-                sockets.append(sock)
-        except (OSError, Exposed):
-            for sock in sockets:
-                sock.close()
-            raise
         return sockets
 
     def _is_flooded(self) -> bool:
@@ -410,13 +396,11 @@ def _after_fork_in_child() -> None:
         return
     for server in started:
         server.leave_to_parent()
-    hub = get_hub_if_exists()
-    if any(
-        server._hub is hub for server in started
-    ):  # else the server's thread is not in the child
-        for greenlet in forked.run_only_caller(hub):
-            if isinstance(greenlet, ServingGreenlet):
-                greenlet.forked = True
+    hub = get_hub_if_exists()  # if it is not a server's, that thread is not in the child
+    callers = forked.run_only_caller(hub) if hub in [each._hub for each in started] else []
+    for greenlet in callers:
+        if isinstance(greenlet, ServingGreenlet):
+            greenlet.forked = True
     gevent.reinit()
 
 

@@ -35,7 +35,12 @@ from gunicorn.errors import AppImportError, HaltServer
 from gunicorn.workers.base import Worker
 
 from gtcp.address import of_peer
+<<<<<<< HEAD
 from gtcp.errors import SettingsError
+=======
+from gtcp.server.exit_limit import limit_exit
+from gtcp.server.forked import reset_signals
+>>>>>>> 4832b39 (The end of a process that has drained has a time limit)
 from gtcp.server.gunicorn_logs import GUNICORN_ACCESS, GUNICORN_ERROR, connect_logs
 from gtcp.server.handshake import make_handshake
 from gtcp.server.logger import SERVER
@@ -96,7 +101,7 @@ class GtcpWorker(Worker):
             signal.signal(each, self.handle_exit)
         self.patch()
         hub.reinit()
-        os.register_at_fork(after_in_child=self._reset_signals)
+        os.register_at_fork(after_in_child=lambda: reset_signals(self, self.SIGNALS))
         # Detached: of two Python objects on one descriptor, one would close it too early.
         listeners: list[Any] = self.sockets
         self.sockets = [adopt(each.sock.detach()) for each in listeners]
@@ -136,6 +141,7 @@ class GtcpWorker(Worker):
             self._drain()
         finally:
             heart.close()
+            limit_exit()
 
     def _start(self) -> None:
         if self.server is None:
@@ -189,13 +195,6 @@ class GtcpWorker(Worker):
         return bool(self.cfg.reload) and getattr(self.wsgi, "__module__", "") == "gunicorn.util"
 
     # Signals
-
-    def _reset_signals(self) -> None:
-        """In a forked child: the signals are not for the worker."""
-        for each in self.SIGNALS:
-            if getattr(signal.getsignal(each), "__self__", None) is self:
-                signal.signal(each, signal.SIG_DFL)
-        signal.set_wakeup_fd(-1)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """SIGTERM: drain and exit."""
