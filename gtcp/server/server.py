@@ -288,6 +288,7 @@ class Server:
             return
         if self._signals is not None:
             self._signals.restore()
+        forked.keep(context, self._greenlets, self._admission)
         context.abandon()
         listeners, self._listeners = self._listeners, []
         for listener in listeners:

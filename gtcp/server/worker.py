@@ -35,12 +35,9 @@ from gunicorn.errors import AppImportError, HaltServer
 from gunicorn.workers.base import Worker
 
 from gtcp.address import of_peer
-<<<<<<< HEAD
 from gtcp.errors import SettingsError
-=======
 from gtcp.server.exit_limit import limit_exit
 from gtcp.server.forked import reset_signals
->>>>>>> 4832b39 (The end of a process that has drained has a time limit)
 from gtcp.server.gunicorn_logs import GUNICORN_ACCESS, GUNICORN_ERROR, connect_logs
 from gtcp.server.handshake import make_handshake
 from gtcp.server.logger import SERVER

@@ -9,6 +9,8 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ import gtcp
 from gtcp.sockets import original
 
 FORK, PID, WAIT, GO, BEGUN, THREAD, SPAWNED, RUN, PROCESS, REAP = range(1, 11)
+EXECUTOR, PIPE, PROGRAM = range(11, 14)
 
 server = gtcp.Server()
 
@@ -28,6 +31,7 @@ lock = BoundedSemaphore()
 begun: list[str] = []
 
 context = multiprocessing.get_context("fork")
+pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
 
 
 def note(path: str, text: str) -> None:
@@ -180,6 +184,38 @@ def reap(request: gtcp.Request) -> int:
         if found:
             return os.waitstatus_to_exitcode(status)
         gevent.sleep(0.01)
+
+
+def wait_for(path: str) -> int:
+    """Wait for a file, in another process; returns which one."""
+    while not os.path.exists(path):
+        time.sleep(0.01)
+    return os.getpid()
+
+
+@server.handler(EXECUTOR)
+def in_executor(request: gtcp.Request) -> int:
+    return pool.submit(wait_for, request.params["path"]).result()
+
+
+@server.handler(PIPE)
+def in_process(request: gtcp.Request) -> int:
+    reader, writer = context.Pipe(duplex=False)
+    path = request.params["path"]
+    child = context.Process(target=lambda: writer.send(wait_for(path)))
+    child.start()
+    writer.close()
+    gevent.socket.wait_read(reader.fileno())
+    found: int = reader.recv()
+    child.join()
+    return found
+
+
+@server.handler(PROGRAM)
+def in_program(request: gtcp.Request) -> int:
+    source = f"import fork_app; print(fork_app.wait_for({request.params['path']!r}))"
+    environment = {name: value for name, value in os.environ.items() if name != "FORK_TEST_FILE"}
+    return int(subprocess.check_output([sys.executable, "-c", source], env=environment))
 
 
 def tick(path: str) -> None:

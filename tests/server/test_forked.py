@@ -17,10 +17,13 @@ import pytest
 from tests.helpers import Line, eventually, free_port
 from tests.server.fork_app import (
     BEGUN,
+    EXECUTOR,
     FORK,
     GO,
     PID,
+    PIPE,
     PROCESS,
+    PROGRAM,
     REAP,
     RUN,
     SPAWNED,
@@ -62,6 +65,12 @@ class App:
     @property
     def log(self) -> str:
         return self._process.log
+
+    def stop(self) -> None:
+        """It drains, and nothing keeps it from ending."""
+        self._process.send(signal.SIGTERM)
+        assert self._process.end() == 0
+        assert "not ended" not in self.log
 
     def line(self) -> Line:
         line = Line(self.address)
@@ -210,6 +219,22 @@ def test_subprocesses_run(start: Start, kind: str, preexec: bool) -> None:
         for _ in range(3):
             reply = line.ask({"cmdid": RUN, "params": {"preexec": preexec}})
             assert reply == {"code": 0, "result": ["run"]}
+
+
+@pytest.mark.parametrize("kind", ["serve", pytest.param("gunicorn", marks=pytest.mark.programs)])
+@pytest.mark.parametrize("cmdid", [EXECUTOR, PIPE, PROGRAM])
+def test_other_handlers_run_while_one_waits_for_a_process(
+    start: Start, kind: str, cmdid: int, tmp_path: Path
+) -> None:
+    app, path = start(kind), tmp_path / "go"
+    with app.line() as first, app.line() as second, app.line() as other:
+        for line in (first, second):
+            line.send({"cmdid": cmdid, "params": {"path": str(path)}})
+        parent = other.ask({"cmdid": PID})["result"]
+        path.touch()
+        for line in (first, second):
+            assert line.reply()["result"] != parent
+    app.stop()
 
 
 @pytest.mark.parametrize("kind", ["serve", pytest.param("gunicorn", marks=pytest.mark.programs)])
