@@ -298,7 +298,7 @@ class Server:
         if self._admission is not None:
             self._admission.abandon()
         for greenlet in self._greenlets:
-            if not greenlet.started:  # its connection is accepted, and nothing else knows it
+            if greenlet.args and not greenlet.started:  # its socket is accepted, but unknown yet
                 close_quietly(greenlet.args[0])
         if self._sweeper is not None:
             self._sweeper.stop()
@@ -395,13 +395,13 @@ def _after_fork_in_child() -> None:
     started = [server for server in _in_this_process if server.started]
     if not started:
         return
-    for server in started:
-        server.leave_to_parent()
     hub = get_hub_if_exists()  # if it is not a server's, that thread is not in the child
     callers = forked.run_only_caller(hub) if hub in [each._hub for each in started] else []
     for greenlet in callers:
         if isinstance(greenlet, ServingGreenlet):
             greenlet.forked = True
+    for server in started:
+        server.leave_to_parent()
     gevent.reinit()
 
 

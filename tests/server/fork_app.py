@@ -22,7 +22,7 @@ import gtcp
 from gtcp.sockets import original
 
 FORK, PID, WAIT, GO, BEGUN, THREAD, SPAWNED, RUN, PROCESS, REAP = range(1, 11)
-EXECUTOR, PIPE, PROGRAM = range(11, 14)
+EXECUTOR, PIPE, PROGRAM, COMPUTE = range(11, 15)
 
 server = gtcp.Server()
 
@@ -209,6 +209,15 @@ def in_process(request: gtcp.Request) -> int:
     found: int = reader.recv()
     child.join()
     return found
+
+
+@server.handler(COMPUTE)
+def compute_until(request: gtcp.Request) -> None:
+    """Keep the event loop busy until there is a file."""
+    path = Path(request.params["path"])
+    path.with_suffix(".begun").touch()
+    while not path.exists():
+        pass
 
 
 @server.handler(PROGRAM)

@@ -17,6 +17,7 @@ import pytest
 from tests.helpers import Line, eventually, free_port
 from tests.server.fork_app import (
     BEGUN,
+    COMPUTE,
     EXECUTOR,
     FORK,
     GO,
@@ -191,6 +192,27 @@ def test_a_greenlet_of_the_application_that_forks(start: Start, kind: str) -> No
     assert reap(app, child) == 1
     assert child_note(app).startswith(f"child {child} [")
     assert f"forked child {child} has nothing left to run" in app.log
+
+
+def test_a_connection_that_ends_at_the_same_moment(start: Start, tmp_path: Path) -> None:
+    app, path = start("serve"), tmp_path / "go"
+    params = {"path": str(app.path), "seconds": SECONDS, "how": "exits"}
+    with app.line() as computing, app.line() as waiting, app.line() as first:
+        waiting.send({"cmdid": WAIT, "params": {**params, "name": "event"}})
+        eventually(lambda: first.ask({"cmdid": BEGUN})["result"] == 1)
+        other = app.line()
+        assert other.ask({"cmdid": PID})["code"] == 0
+        computing.send({"cmdid": COMPUTE, "params": {"path": str(path)}})
+        eventually(path.with_suffix(".begun").exists)
+        first.send({"cmdid": FORK, "params": params})
+        other.close()
+        path.touch()  # the event loop now finds both; libev begins with the last
+        child = first.reply()["result"]
+        eventually(lambda: not _runs(child))
+        assert first.ask({"cmdid": GO})["code"] == 0
+        parent = waiting.reply()["result"]
+    assert app.notes()[1:] == [f"event {parent}"]
+    assert "Exception ignored" not in app.log
 
 
 @pytest.mark.parametrize("kind", KINDS)
