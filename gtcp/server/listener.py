@@ -115,6 +115,25 @@ def checked_sockets(listeners: Any) -> list[socket.socket]:
     return sockets
 
 
+def to_accept_from(
+    settings: Settings, given: Iterable[socket.socket] | None, knows_peers: bool
+) -> list[socket.socket]:
+    """Return the listening sockets of a server: those that were given, or new ones.
+
+    Raises:
+        Exposed: they would let just anybody in.
+        TypeError: what was given is no list of listening sockets.
+        OSError: as for ``listen``.
+    """
+    loopback_only = not (settings.insecure or knows_peers)
+    if given is None:
+        return listen_all(settings, loopback_only=loopback_only)
+    sockets = checked_sockets(given)
+    for sock in sockets if loopback_only else ():
+        refuse_exposed(sock)
+    return sockets
+
+
 def listen_all(settings: Settings, *, loopback_only: bool) -> list[socket.socket]:
     """Listen on all addresses of the settings, or on none.
 

@@ -29,7 +29,7 @@ from gtcp.server.context import Connections, Context
 from gtcp.server.handler import AnyLogger, Commands, HandlerT
 from gtcp.server.handshake import Handshake, make_handshake
 from gtcp.server.in_flight import ServingGreenlet
-from gtcp.server.listener import Listener, checked_sockets, listen_all, refuse_exposed
+from gtcp.server.listener import Listener, to_accept_from
 from gtcp.server.logger import SERVER
 from gtcp.server.scheduler import UnsupportedLoop
 from gtcp.server.settings import Settings
@@ -359,15 +359,7 @@ class Server:
         return self._handshake
 
     def _sockets(self, given: Iterable[socket.socket] | None) -> list[socket.socket]:
-        """Those to accept from; raises Exposed where they would let just anybody in."""
-        handshake = self._current_handshake()
-        loopback_only = not (self.settings.insecure or handshake.knows_peers)
-        if given is None:
-            return listen_all(self.settings, loopback_only=loopback_only)
-        sockets = checked_sockets(given)
-        for sock in sockets if loopback_only else ():
-            refuse_exposed(sock)
-        return sockets
+        return to_accept_from(self.settings, given, self._current_handshake().knows_peers)
 
     def _is_flooded(self) -> bool:
         """Return whether so many connections are refused that further ones get no reply."""
