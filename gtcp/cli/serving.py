@@ -22,6 +22,7 @@ from gevent import monkey
 from gtcp.address import parse
 from gtcp.cli.target import Target, TargetError, load
 from gtcp.errors import SettingsError
+from gtcp.server.exit_limit import limit_exit
 from gtcp.server.handshake import make_handshake
 from gtcp.server.listener import Exposed, bind
 from gtcp.server.logger import SERVER, configure
@@ -74,7 +75,10 @@ def _serve_here(target: Target, layers: Layers, *, patch: bool) -> None:
         _start_again(server.settings.workers)
     configure(server.settings.log_level)
     _announce(server)
-    server.serve_forever()
+    try:
+        server.serve_forever()
+    finally:
+        limit_exit(server.cut_by)
 
 
 def _announce(server: Server) -> None:

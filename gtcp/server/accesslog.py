@@ -53,6 +53,12 @@ class AccessLog:
         """A request has been refused before anything was run; for the rest as ``note``."""
         self._add((address, cmdid, code, 0.0, received, sent))
 
+    def abandon(self) -> None:
+        """Write nothing any more, in a forked child: the lines are the parent's."""
+        self._entries.clear()
+        self._left_out = 0
+        self._due = True
+
     def _add(self, entry: Entry) -> None:
         if len(self._entries) >= MAX_WAITING:
             self._left_out += 1

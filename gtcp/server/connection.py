@@ -285,8 +285,15 @@ class Connection(ReceivingConnection):
         elif not self._closed:
             self.followers.resume()
 
+    def abandon(self) -> None:
+        """Close the copy of the descriptor in a forked child, without a word to the peer."""
+        self.leader = None  # should the handler that forked return, `_answer_in_flight` is called
+        super().abandon()
+
     def _answer_in_flight(self, me: ServingGreenlet, request: Item, line: bytes) -> None:
         """Send the reply of a request whose handler had blocked."""
+        if me.forked:
+            me.end_child(request)
         self.in_flight.discard(me)
         self._context.in_flight.remove(me)
         me.request, me.returned = None, False

@@ -148,6 +148,8 @@ class Context:
         self.in_flight.close()
         self.scheduler.abandon()
         self._stop_reports()
+        if self.access is not None:
+            self.access.abandon()
 
     def _stop_reports(self) -> None:
         self._report_timer.stop()

@@ -6,16 +6,18 @@ registered here only when its handler blocks. One alarm watches all deadlines.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection
 from math import inf
 from time import monotonic
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from gevent import Greenlet, get_hub
 
 from gtcp.deadline import Alarm, Carrier, earliest
 from gtcp.errors import CallTimeout, Cancelled
 from gtcp.protocol import DEADLINE_EXCEEDED, OWN_CMDID, Failure
+from gtcp.server import forked
 from gtcp.server.background_log import log_left_behind
 from gtcp.server.outcome import failure
 from gtcp.server.overload import over_limit
@@ -37,17 +39,18 @@ class ServingGreenlet(Greenlet, Carrier):  # type: ignore[type-arg]
         deadline: when the request in flight is cancelled, monotonic seconds, or None.
         stopping: whether it was decided to cancel the request in flight.
         stopped: the reply of a request that was cancelled.
+        forked: whether this is a forked child, which may not answer.
     """
 
     # Set for each request: a greenlet's __dict__ would be slower.
-    __slots__ = ("deadline", "request", "returned", "stopped", "stopping")
+    __slots__ = ("deadline", "forked", "request", "returned", "stopped", "stopping")
 
     spawning_stack_limit = 0  # nobody looks at where the listener spawned it
 
     def __init__(self, run: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         super().__init__(run, *args, **kwargs)
         self.request: Item | None = None
-        self.returned = self.stopping = False
+        self.returned = self.stopping = self.forked = False
         self.deadline: float | None = None
         self.stopped: Failure | None = None
 
@@ -68,6 +71,8 @@ class ServingGreenlet(Greenlet, Carrier):  # type: ignore[type-arg]
 
     def failure_of(self, item: Item, exc: BaseException) -> Failure:
         """Return the reply for an exception of the handler that this greenlet runs."""
+        if self.forked:
+            self.end_child(item, exc)
         if self.stopped is not None and isinstance(exc, Cancelled):
             return self.stopped
         late = item.deadline is not None and monotonic() >= item.deadline - CLOSE_SECONDS
@@ -75,6 +80,19 @@ class ServingGreenlet(Greenlet, Carrier):  # type: ignore[type-arg]
             # A call made by the handler has noticed first that their common deadline passed.
             return Failure(DEADLINE_EXCEEDED, "the deadline passed", item.id)
         return self.log_failure(failure, item, exc)
+
+    def end_child(self, item: Item, exc: BaseException | None = None) -> NoReturn:
+        """End the forked child, whose handler has returned or raised: the parent answers."""
+        if isinstance(exc, SystemExit):
+            forked.exit_as(exc)
+        how = "returned" if exc is None else "raised"
+        forked.end(
+            "forked child %d: the handler of cmdid %s %s in it: ending it, the parent answers",
+            os.getpid(),
+            item.cmdid,
+            how,
+            exc=exc,
+        )
 
     def log_failure(self, function: Callable[..., R], *args: Any) -> R:
         """Call a function that logs a failure. A log handler may wait, and is not cancelled.

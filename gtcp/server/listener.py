@@ -15,9 +15,10 @@ from gevent import spawn
 from gevent.pool import Pool
 from gevent.server import StreamServer
 
-from gtcp.address import Address, of_peer
+from gtcp.address import Address, of_peer, parse
 from gtcp.arguments import wrong_type
 from gtcp.server.logger import SERVER
+from gtcp.server.settings import Settings
 from gtcp.server.socket_file import SocketFile, file_id
 from gtcp.sockets import System, adopt, close_quietly, encoded
 
@@ -111,6 +112,44 @@ def checked_sockets(listeners: Any) -> list[socket.socket]:
     sockets: list[Any] = list(listeners) if isinstance(listeners, Iterable) else [None]
     if not all(hasattr(each, "getsockname") for each in sockets):
         wrong_type("listeners", "a list of listening sockets or None", listeners)
+    return sockets
+
+
+def to_accept_from(
+    settings: Settings, given: Iterable[socket.socket] | None, knows_peers: bool
+) -> list[socket.socket]:
+    """Return the listening sockets of a server: those that were given, or new ones.
+
+    Raises:
+        Exposed: they would let just anybody in.
+        TypeError: what was given is no list of listening sockets.
+        OSError: as for ``listen``.
+    """
+    loopback_only = not (settings.insecure or knows_peers)
+    if given is None:
+        return listen_all(settings, loopback_only=loopback_only)
+    sockets = checked_sockets(given)
+    for sock in sockets if loopback_only else ():
+        refuse_exposed(sock)
+    return sockets
+
+
+def listen_all(settings: Settings, *, loopback_only: bool) -> list[socket.socket]:
+    """Listen on all addresses of the settings, or on none.
+
+    Raises:
+        Exposed, OSError: as for ``listen``.
+    """
+    file = SocketFile(int(settings.unix_mode, 8), settings.unix_owner, settings.unix_group)
+    sockets: list[socket.socket] = []
+    try:
+        for each in settings.addresses:
+            sock = listen(parse(each), settings.backlog, loopback_only=loopback_only, file=file)
+            sockets.append(sock)
+    except (OSError, Exposed):
+        for sock in sockets:
+            sock.close()
+        raise
     return sockets
 
 

@@ -14,27 +14,28 @@ from time import monotonic
 from typing import Any, Final, TypeVar
 
 import gevent
+from gevent._hub_local import get_hub_if_exists
 from gevent.event import Event
 from gevent.pool import Pool
 from greenlet import getcurrent
 
-from gtcp.address import parse
 from gtcp.arguments import check_seconds, checked_secrets, wrong_type
 from gtcp.deadline import Carrier
 from gtcp.errors import SettingsError
 from gtcp.secret import Key, read_keys
+from gtcp.server import forked
 from gtcp.server.admission import Admission
 from gtcp.server.context import Connections, Context
 from gtcp.server.handshake import Handshake, make_handshake
 from gtcp.server.in_flight import ServingGreenlet
-from gtcp.server.listener import Exposed, Listener, checked_sockets, listen, refuse_exposed
+from gtcp.server.listener import Listener, to_accept_from
 from gtcp.server.logger import SERVER
 from gtcp.server.registration import Registration
 from gtcp.server.scheduler import UnsupportedLoop
 from gtcp.server.settings import Settings
-from gtcp.server.socket_file import SocketFile
 from gtcp.server.stop_signals import StopSignals
 from gtcp.server.sweeper import Sweeper
+from gtcp.sockets import close_quietly
 
 log = logging.getLogger(SERVER)
 
@@ -110,6 +111,9 @@ class Server(Registration):
         self._listeners: list[Listener] = []
         self._own_listeners = True
         self._sweeper: Sweeper | None = None
+        self._greenlets: Any = ()
+        self._hub: Any = None
+        self._signals: StopSignals | None = None
         self._done = Event()
         self._starting = self._stopping = False  # its on_start or on_stop functions run
         _in_this_process.add(self)
@@ -157,6 +161,11 @@ class Server(Registration):
         """Calls whose handlers are waiting for something at this moment."""
         return len(self._context.in_flight) if self._context else 0
 
+    @property
+    def cut_by(self) -> int | None:
+        """The signal that cut the drain of ``serve_forever`` short; None if none did."""
+        return None if self._signals is None else self._signals.cut_by
+
     def start(self, listeners: Iterable[socket.socket] | None = None) -> None:
         """Listen and serve, in the background: the calling greenlet goes on.
 
@@ -196,7 +205,8 @@ class Server(Registration):
         self._done = Event()  # an Event belongs to the hub of its thread
         self._context = context
         self._admission = Admission(context, self._current_handshake)
-        greenlets = Pool(greenlet_class=ServingGreenlet)
+        self._hub = gevent.get_hub()
+        self._greenlets = greenlets = Pool(greenlet_class=ServingGreenlet)
         self._listeners = [
             Listener(
                 each,
@@ -260,12 +270,15 @@ class Server(Registration):
     def leave_to_parent(self) -> None:
         """In a forked child: serve nobody. Listeners and connections are the parent's.
 
-        Called by itself after ``os.fork``. What the child's copies of the handlers in flight
-        would answer goes nowhere.
+        Called by itself after ``os.fork``, if the server is started. Their descriptors are closed
+        without a word to the peers, and SIGINT and SIGTERM are no longer the server's.
         """
         context, self._context = self._context, None
         if context is None:
             return
+        if self._signals is not None:
+            self._signals.restore()
+        forked.keep(context, self._greenlets, self._admission)
         context.abandon()
         listeners, self._listeners = self._listeners, []
         for listener in listeners:
@@ -274,6 +287,9 @@ class Server(Registration):
             connection.abandon()
         if self._admission is not None:
             self._admission.abandon()
+        for greenlet in self._greenlets:
+            if greenlet.args and not greenlet.started:  # its socket is accepted, but unknown yet
+                close_quietly(greenlet.args[0])
         if self._sweeper is not None:
             self._sweeper.stop()
 
@@ -306,7 +322,8 @@ class Server(Registration):
             log.warning("workers: one process serves here; gtcp serve --workers starts several")
         with ExitStack() as stack:
             if threading.current_thread() is threading.main_thread():
-                stack.enter_context(StopSignals(self.stop, lambda: self.stop(0)))
+                self._signals = StopSignals(self.stop, lambda: self.stop(0))
+                stack.enter_context(self._signals)
                 if self._current_handshake().knows_peers:
                     stack.callback(gevent.signal_handler(signal.SIGHUP, self.reload).cancel)
             try:
@@ -332,30 +349,7 @@ class Server(Registration):
         return self._handshake
 
     def _sockets(self, given: Iterable[socket.socket] | None) -> list[socket.socket]:
-        """Those to accept from; raises Exposed where they would let just anybody in."""
-        handshake = self._current_handshake()
-        loopback_only = not (self.settings.insecure or handshake.knows_peers)
-        if given is None:
-            return self._listen(loopback_only)
-        sockets = checked_sockets(given)
-        for sock in sockets if loopback_only else ():
-            refuse_exposed(sock)
-        return sockets
-
-    def _listen(self, loopback_only: bool) -> list[socket.socket]:
-        """Listen on all addresses of the settings, or on none."""
-        settings = self.settings
-        file = SocketFile(int(settings.unix_mode, 8), settings.unix_owner, settings.unix_group)
-        sockets: list[socket.socket] = []
-        try:
-            for each in settings.addresses:
-                sock = listen(parse(each), settings.backlog, loopback_only=loopback_only, file=file)
-                sockets.append(sock)
-        except (OSError, Exposed):
-            for sock in sockets:
-                sock.close()
-            raise
-        return sockets
+        return to_accept_from(self.settings, given, self._current_handshake().knows_peers)
 
     def _is_flooded(self) -> bool:
         """Return whether so many connections are refused that further ones get no reply."""
@@ -389,10 +383,16 @@ _in_this_process: weakref.WeakSet[Server] = weakref.WeakSet()
 
 def _after_fork_in_child() -> None:
     started = [server for server in _in_this_process if server.started]
+    if not started:
+        return
+    hub = get_hub_if_exists()  # if it is not a server's, that thread is not in the child
+    callers = forked.run_only_caller(hub) if hub in [each._hub for each in started] else []
+    for greenlet in callers:
+        if isinstance(greenlet, ServingGreenlet):
+            greenlet.forked = True
     for server in started:
         server.leave_to_parent()
-    if started:
-        gevent.reinit()
+    gevent.reinit()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

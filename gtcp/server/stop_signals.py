@@ -31,11 +31,15 @@ class StopSignals:
     Args:
         stop: called in a greenlet at the first signal.
         cut: called in a greenlet at each further one.
+
+    Attributes:
+        cut_by: the last of the further ones; None if there was none.
     """
 
     def __init__(self, stop: Callable[[], None], cut: Callable[[], None]) -> None:
         self._stop = stop
         self._cut = cut
+        self.cut_by: int | None = None
         self._received = 0
         self._cut_has_begun = False
         self._loop: Any = get_hub().loop
@@ -47,9 +51,14 @@ class StopSignals:
         return self
 
     def __exit__(self, *_exc: object) -> None:
+        self.restore()
+
+    def restore(self) -> None:
+        """Set the previous handlers. Called in a forked child too, which has nothing to drain."""
         for each, previous in self._previous.items():
             # None: the handler was set by something else than Python, and can't be restored.
             signal.signal(each, signal.SIG_DFL if previous is None else previous)
+        self._previous.clear()
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         """Act on a signal. Runs between two instructions of whatever the main thread does."""
@@ -59,6 +68,7 @@ class StopSignals:
             write_to_stderr(f"gtcp: {name}: draining; a second signal ends it now\n")
             self._loop.run_callback_threadsafe(spawn, self._stop)
             return
+        self.cut_by = number
         write_to_stderr(f"gtcp: {name}: ending now\n")
         self._loop.run_callback_threadsafe(self._begin_cut)
         original("_thread", "start_new_thread")(self._end_unless_cut, (number,))

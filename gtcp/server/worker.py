@@ -8,8 +8,7 @@ What gunicorn is told goes before what the application's own ``Settings`` say: `
 ``worker_connections`` (the setting ``max_connections``), ``graceful_timeout``, and
 ``accesslog``, which turns the access log on.
 
-Signal handlers run in the middle of whatever greenlet is running: they only take a note, and
-what may block is handed to a greenlet of its own.
+Signal handlers run in whatever greenlet is running: what may block is handed to another one.
 """
 
 from __future__ import annotations
@@ -36,6 +35,8 @@ from gunicorn.workers.base import Worker
 
 from gtcp.address import of_peer
 from gtcp.errors import SettingsError
+from gtcp.server.exit_limit import limit_exit
+from gtcp.server.forked import reset_signals
 from gtcp.server.gunicorn_logs import GUNICORN_ACCESS, GUNICORN_ERROR, connect_logs
 from gtcp.server.handshake import make_handshake
 from gtcp.server.hooks import StartError
@@ -97,6 +98,7 @@ class GtcpWorker(Worker):
             signal.signal(each, self.handle_exit)
         self.patch()
         hub.reinit()
+        os.register_at_fork(after_in_child=lambda: reset_signals(self, self.SIGNALS))
         # Detached: of two Python objects on one descriptor, one would close it too early.
         listeners: list[Any] = self.sockets
         self.sockets = [adopt(each.sock.detach()) for each in listeners]
@@ -136,6 +138,7 @@ class GtcpWorker(Worker):
             self._drain()
         finally:
             heart.close()
+            limit_exit()
 
     def _start(self) -> None:
         if self.server is None:
@@ -240,14 +243,12 @@ def serve(
 ) -> None:
     """Serve with ``settings.workers`` processes under gunicorn's master; does not return.
 
-    SIGINT and SIGTERM drain, a second one cuts the drain short; the other signals are
-    gunicorn's. The process itself must not be monkey-patched: gunicorn's master is not made
-    for it.
+    SIGINT and SIGTERM drain, a second one cuts the drain short; the other signals are gunicorn's.
+    The process itself must not be monkey-patched: gunicorn's master is not made for it.
 
     Args:
         load: called in each worker once it is patched; returns the server, whose own settings
-            hold for each connection. An ``AppImportError`` that it raises ends everything with
-            its message and no traceback.
+            hold for each connection. An ``AppImportError`` ends everything with its message.
         settings: what concerns all workers: ``addresses``, ``workers``, ``backlog``,
             ``graceful_timeout``, ``log_level``.
         commands: how many the server has, for the line on stderr that says what listens where.

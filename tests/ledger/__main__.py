@@ -40,7 +40,11 @@ class Servers:
             "-b", self.address, "--timeout", "20", "--graceful-timeout", "5",
             "--log-level", "warning", "tests.ledger.app:server",
         ]  # fmt: skip
-        environment = {**os.environ, "LEDGER_RUNS": str(self._folder / "runs")}
+        environment = {
+            **os.environ,
+            "LEDGER_RUNS": str(self._folder / "runs"),
+            "LEDGER_WAITED": str(self._folder / "waited"),
+        }
         self._master = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=self._log, stderr=self._log
         )
@@ -138,7 +142,8 @@ def stress(seconds: float, seed: int, folder: Path) -> tuple[Verdict, Counter[st
             client.call(RUN, {"id": "afterwards"}, timeout=5)
     if servers.stop() != 0:
         problems.append("the server did not end with status 0")
-    return compare(folder / "runs", folder / "told"), faults, problems
+    verdict = compare(folder / "runs", folder / "told", folder / "waited")
+    return verdict, faults, problems
 
 
 def main() -> int:

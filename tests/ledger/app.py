@@ -10,14 +10,23 @@ import gtcp
 from tests.ledger.messages import RUN, RUN_TO_END, Done, Work
 
 server = gtcp.Server()
-_file = os.open(os.environ["LEDGER_RUNS"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+# O_APPEND: whole lines, from any process.
+_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+_runs = os.open(os.environ["LEDGER_RUNS"], _APPEND)
+_waited = os.open(os.environ["LEDGER_WAITED"], _APPEND)
 
 
 def work(request: gtcp.Request[Work]) -> Done:
     params = request.params
-    os.write(_file, f"{params.id}\n".encode())  # O_APPEND: whole lines, from any process
+    os.write(_runs, f"{params.id}\n".encode())
+    if params.fork is not None and os.fork() == 0:
+        # Other handlers wait meanwhile; they may go on in the parent only.
+        gevent.sleep(params.fork)
+        os._exit(0)
     if params.sleep:
         gevent.sleep(params.sleep)
+        os.write(_waited, f"{params.id}\n".encode())
     if params.end == "error":
         raise gtcp.CommandError(1000, "as asked")
     if params.end == "crash":

@@ -22,10 +22,14 @@ class Verdict:
     disagreements: list[str] = field(default_factory=list)
 
 
-def compare(runs: Path, told: Path) -> Verdict:
-    """Check every call: told against ran."""
-    ran = Counter(runs.read_text().split()) if runs.exists() else Counter()
+def compare(runs: Path, told: Path, waited: Path) -> Verdict:
+    """Check every call: told against ran; and every run: it has gone on after its wait once."""
+    ran, went_on = _counted(runs), _counted(waited)
     verdict = Verdict()
+    for number, times in went_on.items():
+        if times > ran[number]:
+            wrong = f"ran {ran[number]} times, but has gone on {times} times after its wait"
+            verdict.disagreements.append(f"{number}: {wrong}")
     for line in told.read_text().splitlines():
         number, idempotent, word, how = line.split(" ", 3)
         verdict.calls += 1
@@ -35,6 +39,10 @@ def compare(runs: Path, told: Path) -> Verdict:
             verdict.disagreements.append(f"{number}: {wrong} ({how})")
     # What ran for nobody: a caller that was killed together with its process can't tell.
     return verdict
+
+
+def _counted(book: Path) -> Counter[str]:
+    return Counter(book.read_text().split()) if book.exists() else Counter()
 
 
 def _wrong(word: str, times: int, idempotent: bool) -> str:

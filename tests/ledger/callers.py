@@ -48,6 +48,7 @@ class Caller:
         params = {
             "id": number,
             "sleep": chance.choice((0, 0, 0, 0, chance.uniform(0, 0.1))),
+            "fork": chance.choices((None, chance.uniform(0, 0.3)), (300, 1))[0],
             "end": chance.choices(("result", "error", "crash"), (20, 1, 1))[0],
         }
         told = "killed -"

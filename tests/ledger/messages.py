@@ -14,6 +14,7 @@ class Work(msgspec.Struct):
 
     id: str
     sleep: float = 0.0
+    fork: float | None = None  # seconds for which a child sleeps that the handler forks
     end: Literal["result", "error", "crash"] = "result"
 
 

@@ -9,10 +9,11 @@ import pytest
 from tests.ledger.books import compare
 
 
-def books(tmp_path: Path, runs: str, told: str) -> list[str]:
+def books(tmp_path: Path, runs: str, told: str, waited: str = "") -> list[str]:
     (tmp_path / "runs").write_text(runs)
     (tmp_path / "told").write_text(told)
-    verdict = compare(tmp_path / "runs", tmp_path / "told")
+    (tmp_path / "waited").write_text(waited)
+    verdict = compare(tmp_path / "runs", tmp_path / "told", tmp_path / "waited")
     assert verdict.calls == len(told.splitlines())
     return verdict.disagreements
 
@@ -30,6 +31,11 @@ def books(tmp_path: Path, runs: str, told: str) -> list[str]:
 )
 def test_a_disagreement_is_found(tmp_path: Path, runs: str, told: str) -> None:
     assert len(books(tmp_path, runs, told)) == 1
+
+
+def test_a_run_goes_on_once(tmp_path: Path) -> None:
+    assert books(tmp_path, "a\na\n", "a 1 result -", "a\na\n") == []
+    assert len(books(tmp_path, "a\n", "a 1 result -", "a\na\n")) == 1
 
 
 @pytest.mark.parametrize(
