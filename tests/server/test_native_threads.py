@@ -112,7 +112,7 @@ def test_asyncio_fails_in_most_of_many_handlers(app: Path) -> None:
         with gtcp.Client(running.address) as client:
             outcomes = concurrently(client, 1, timeout=2)
         assert sum(isinstance(each, gtcp.RemoteError) for each in outcomes) > 25
-        assert running.end().count("cannot be called from a running event loop") > 25
+        assert "cannot be called from a running event loop" in running.end()
 
 
 @pytest.mark.parametrize("cmdid", [2, 3], ids=["shared", "own"])
