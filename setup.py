@@ -46,9 +46,18 @@ TEST = [
 
 # What tests with the marker `programs` use beyond the extra `test`; they skip without it.
 PROGRAMS = [
+    "botocore>=1.34",
     "celery>=5.4",
     "Django>=5.1",
+    "httpx>=0.27",
+    "psycogreen>=1.0.2",
+    "psycopg2-binary>=2.9.10",
     "psycopg[binary,pool]>=3.2",
+    "pymemcache>=4",
+    "PyMySQL>=1.1",
+    "python-memcached>=1.62",
+    "redis>=5",
+    "requests>=2.32",
     "SQLAlchemy>=2",
 ]
 

@@ -23,6 +23,7 @@ from gtcp.errors import (
 )
 from gtcp.identity import Peer
 from gtcp.protocol import Request
+from gtcp.shield import shield
 
 if TYPE_CHECKING:
     from gtcp.client.client import Client
@@ -54,6 +55,7 @@ __all__ = [
     "Settings",
     "SettingsError",
     "deadline",
+    "shield",
     "spawn",
 ]
 

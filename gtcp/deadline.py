@@ -5,8 +5,8 @@ wire it is a duration, since two machines share no clock.
 
 The running request's deadline is not put into a context variable for every request: that
 would cost a fast handler a tenth of its time. It is looked up on the greenlet that runs the
-handler (a ``Carrier``) when somebody asks. ``with deadline(...)`` and ``spawn`` do use the
-context, so what they say goes where the context goes.
+handler (a ``Carrier``) when somebody asks. ``with deadline(...)``, ``shield`` and ``spawn`` do use
+the context, so what they say goes where the context goes.
 """
 
 from __future__ import annotations
@@ -34,14 +34,19 @@ RESOLUTION = 0.005
 #: What ``deadline`` expects.
 DURATION = f"a number up to {LONGEST_SECONDS:g}"
 
-_UNSET = float("nan")
-_narrowed: contextvars.ContextVar[float | None] = contextvars.ContextVar("gtcp_deadline")
-
 
 class Carrier:
-    """A greenlet that runs requests; calls made in it inherit the running one's deadline."""
+    """A greenlet that runs requests; calls made in it inherit the running one's deadline.
+
+    Attributes:
+        shields: how many ``shield`` blocks of the greenlet are open.
+        deferred: what will be raised at the end of the outermost of them, or None.
+    """
 
     __slots__ = ()
+
+    shields: int
+    deferred: BaseException | None
 
     def running_deadline(self) -> float | None:
         """The deadline of the request that runs in this greenlet, if it has one."""
@@ -52,11 +57,42 @@ class Carrier:
         raise NotImplementedError
 
 
+class Block:
+    """A block of code that replaces the deadline for the calls inside.
+
+    Attributes:
+        deadline: what calls inherit, monotonic seconds; None for no deadline.
+        outer: the block around it, or None.
+        greenlet: the greenlet that is stopped when its time has passed; None if there is none, or
+            when the block has ended.
+        shields: how many ``shield`` blocks are open inside, in that greenlet.
+        deferred: what will be raised at the end of the outermost of them, or None.
+    """
+
+    __slots__ = ("deadline", "deferred", "greenlet", "outer", "shields")
+
+    def __init__(self, deadline: float | None, outer: Block | None, greenlet: Any = None) -> None:
+        self.deadline, self.outer, self.greenlet = deadline, outer, greenlet
+        self.shields = 0
+        self.deferred: BaseException | None = None
+
+
+block: contextvars.ContextVar[Block | None] = contextvars.ContextVar("gtcp_block", default=None)
+
+
+def interrupt(stopped: Block | Carrier, greenlet: Any, exc: BaseException) -> None:
+    """Raise this where the greenlet waits, or at the end of its shields; called in the hub."""
+    if stopped.shields:
+        stopped.deferred = exc
+    else:
+        greenlet.throw(exc)
+
+
 def current() -> float | None:
     """The deadline that a call made here inherits, in monotonic seconds; None for none."""
-    narrowed = _narrowed.get(_UNSET)
-    if narrowed is not _UNSET:
-        return narrowed
+    innermost = block.get()
+    if innermost is not None:
+        return innermost.deadline
     running = getcurrent()
     return running.running_deadline() if isinstance(running, Carrier) else None
 
@@ -76,7 +112,8 @@ def earliest(*deadlines: float | None) -> float | None:
 def deadline(seconds: float) -> Iterator[None]:
     """Give a block at most this many seconds, or what is left of the request if that is less.
 
-    Calls inside inherit it, and a block that waits past it is stopped.
+    Calls inside inherit it, and a block that waits past it is stopped; within a ``shield`` that
+    was entered inside the block, it is stopped when the shield ends.
 
     Args:
         seconds: 0 or less for a deadline that has passed already.
@@ -88,36 +125,44 @@ def deadline(seconds: float) -> Iterator[None]:
     check_number("seconds", seconds, DURATION)
     if seconds > LONGEST_SECONDS:
         wrong_value("seconds", DURATION, seconds)
-    when = earliest(current(), monotonic() + seconds)
-    timer = gevent.Timeout(seconds)
-    outer = _narrowed.get(_UNSET)
+    here, outer = getcurrent(), block.get()
+    own = Block(earliest(current(), monotonic() + seconds), outer, here)
+    passed = gevent.Timeout()  # not started: an exception that no ``except Exception`` catches
+    timer: Any = get_hub().loop.timer(max(0.0, seconds))
     try:
         try:
-            _narrowed.set(when)
-            timer.start()
+            block.set(own)
+            timer.start(interrupt, own, here, passed, update=True)
             yield
         finally:
-            timer.close()
-            _narrowed.set(outer)
+            _end(own, timer)
     except gevent.Timeout as fired:
-        if fired is not timer:
+        if fired is not passed:
             raise
         raise CallTimeout(f"the deadline of {seconds:g} s passed", executed="maybe") from None
     except BaseException:
         # Once more: a signal handler may have raised just before the first time.
-        timer.close()
-        _narrowed.set(outer)
+        _end(own, timer)
         raise
+
+
+def _end(own: Block, timer: Any) -> None:
+    timer.stop()
+    timer.close()
+    own.greenlet = None
+    block.set(own.outer)
 
 
 def spawn(function: Callable[..., R], *args: Any, **kwargs: Any) -> gevent.Greenlet[..., R]:
     """Like ``gevent.spawn``, and the child has the context and the deadline of the parent.
 
+    The child is not stopped when the request is, and a ``shield`` of the parent is not its own.
+
     Returns:
         gevent.Greenlet: already scheduled.
     """
     context = contextvars.copy_context()
-    context.run(_narrowed.set, current())
+    context.run(block.set, Block(current(), None))
     return gevent.spawn(context.run, function, *args, **kwargs)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,23 @@ settings.register_profile("gtcp", deadline=None, suppress_health_check=[HealthCh
 settings.load_profile("gtcp")
 
 pytest_plugins = ["pytester"]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Fail a test of programs that skips since one is not installed, where they must be.
+
+    As in .ci/run for root, who can install them. Other reasons are those of the kernel.
+    """
+    report = yield
+    required = os.environ.get("GTCP_TEST_PROGRAMS") == "required"
+    if required and report.skipped and item.get_closest_marker("programs") is not None:
+        reason = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
+        if "not installed" in reason:
+            report.outcome, report.longrepr = "failed", reason
+    return report
 
 
 @pytest.fixture

@@ -8,9 +8,11 @@ from __future__ import annotations
 import logging
 import sys
 from time import monotonic
+from typing import Any
 
-from gevent import spawn
+from gevent import get_hub, spawn
 
+from gtcp.errors import CommandError
 from gtcp.server.logger import SERVER
 
 log = logging.getLogger(SERVER)
@@ -23,6 +25,17 @@ def log_bug(address: str) -> None:
     """Log the exception being handled, which is a bug in gtcp; its connection is closed."""
     message = "%s: closing after an error in gtcp itself"
     spawn(log.error, message, address, exc_info=sys.exc_info())
+
+
+def do_not_print_refusals() -> None:
+    """Have this thread's hub print no traceback for a CommandError.
+
+    gevent prints what a job of its thread pool or a greenlet raises. But a handler that waits for
+    the job raises the same exception, and it is an ordinary reply.
+    """
+    hub: Any = get_hub()
+    if CommandError not in hub.NOT_ERROR:
+        hub.NOT_ERROR = (*hub.NOT_ERROR, CommandError)
 
 
 def log_left_behind(exc: BaseException) -> None:

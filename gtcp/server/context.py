@@ -14,7 +14,7 @@ from gevent import get_hub, spawn
 
 from gtcp.address import host_of
 from gtcp.server.accesslog import AccessLog
-from gtcp.server.background_log import RateLimitedLog
+from gtcp.server.background_log import RateLimitedLog, do_not_print_refusals
 from gtcp.server.in_flight import InFlight
 from gtcp.server.logger import SERVER
 from gtcp.server.overload import Durations
@@ -79,6 +79,7 @@ class Context:
         self.handled_before = 0
         self._report_timer: Any = get_hub().loop.timer(REPORT_SECONDS, REPORT_SECONDS, ref=False)
         self._report_timer.start(self._report_failures)
+        do_not_print_refusals()
 
     @property
     def handled(self) -> int:

@@ -14,7 +14,7 @@ from typing import Any, NoReturn, TypeVar
 
 from gevent import Greenlet, get_hub
 
-from gtcp.deadline import Alarm, Carrier, earliest
+from gtcp.deadline import Alarm, Carrier, earliest, interrupt
 from gtcp.errors import CallTimeout, Cancelled
 from gtcp.protocol import DEADLINE_EXCEEDED, OWN_CMDID, Failure
 from gtcp.server import forked
@@ -40,10 +40,13 @@ class ServingGreenlet(Greenlet, Carrier):  # type: ignore[type-arg]
         stopping: whether it was decided to cancel the request in flight.
         stopped: the reply of a request that was cancelled.
         forked: whether this is a forked child, which may not answer.
+        shields, deferred: of the running handler; see ``Carrier``.
     """
 
     # Set for each request: a greenlet's __dict__ would be slower.
-    __slots__ = ("deadline", "forked", "request", "returned", "stopped", "stopping")
+    __slots__ = (
+        "deadline", "deferred", "forked", "request", "returned", "shields", "stopped", "stopping",
+    )  # fmt: skip
 
     spawning_stack_limit = 0  # nobody looks at where the listener spawned it
 
@@ -53,6 +56,8 @@ class ServingGreenlet(Greenlet, Carrier):  # type: ignore[type-arg]
         self.returned = self.stopping = self.forked = False
         self.deadline: float | None = None
         self.stopped: Failure | None = None
+        self.shields = 0
+        self.deferred: BaseException | None = None
 
     def running_deadline(self) -> float | None:
         """Return the deadline that calls made by the running handler inherit."""
@@ -121,13 +126,16 @@ class ServingGreenlet(Greenlet, Carrier):  # type: ignore[type-arg]
         get_hub().loop.run_callback(self._stop, self.request, why)
 
     def _stop(self, request: Item | None, why: str) -> None:
-        """Raise ``Cancelled`` where the handler of this request waits; called in the hub."""
+        """Raise ``Cancelled`` where the handler of this request waits; called in the hub.
+
+        In a ``gtcp.shield`` it is raised when the shield ends.
+        """
         if request is None or request is not self.request or self.returned:
             return
         if self.stopped is None:
             self.stopped = Failure(DEADLINE_EXCEEDED, why, request.id)
             self.deadline = None
-            self.throw(Cancelled(why))
+            interrupt(self, self, Cancelled(why))
 
 
 class InFlight(Collection[ServingGreenlet]):
