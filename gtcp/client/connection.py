@@ -36,7 +36,7 @@ from greenlet import GreenletExit, getcurrent, greenlet
 
 from gtcp.client.busy_poll import OUTSIDE_HUB_SECONDS, BusyPoll, is_only_watcher
 from gtcp.client.forks import handle_fork, same_process
-from gtcp.client.reply import Replies
+from gtcp.client.reply import Limits, Replies, result_of
 from gtcp.client.waiter import Call, Waiter
 from gtcp.client.write_buffer import WriteBuffer
 from gtcp.deadline import Alarm, earliest
@@ -47,6 +47,7 @@ from gtcp.errors import (
     Executed,
     GtcpError,
     ProtocolError,
+    RemoteError,
     ServerLeaving,
 )
 from gtcp.protocol import (
@@ -55,6 +56,7 @@ from gtcp.protocol import (
     NOT_AUTHENTICATED,
     OVERLOADED,
     OWN_CMDID,
+    TOO_LARGE,
     Outgoing,
     Reply,
     encode_request,
@@ -64,6 +66,9 @@ from gtcp.sockets import READ, Stream, close_quietly, unheard
 #: Below what glibc's malloc maps and unmaps on its own (128 KB), which costs each read more
 #: than the read itself.
 RECV_BYTES = 120 * 1024
+
+#: Bytes of a line that is sent without asking the server how long lines may be.
+ASK_ABOVE = 64 * 1024
 
 #: Codes of a line without an id by which a server refuses a connection.
 NOT_LET_IN = frozenset({NOT_AUTHENTICATED, NOT_ALLOWED, OVERLOADED})
@@ -122,6 +127,7 @@ class Connection:
         self._ended = ended
         self._freed = freed
         self._notifiers: dict[int, Call] = {}  # notify() calls whose lines have not left, by number
+        self._fits: float = ASK_ABOVE  # bytes of a line, with its newline, that the server takes
         self._first_silent = inf  # the first line that gets no reply: oneway, or given up
         self._reader = self._loop.io(sock.fileno(), READ)
         self._busy_poll = BusyPoll(sock.fileno(), busy_poll)
@@ -208,6 +214,12 @@ class Connection:
             deadline = waiter.deadline
             timeout = None if deadline is None else self._milliseconds_until(deadline)
             line = encode_request(Outgoing(cmdid, number, timeout, params, False, meta))
+            if len(line) > self._fits:
+                writer.busy = False
+                self._check_length(line, deadline)
+                writer.busy = True
+                number = writer.count + 1  # other calls may have been sent meanwhile
+                line = encode_request(Outgoing(cmdid, number, timeout, params, False, meta))
             waiter.number = number
             together = bool(self.waiting)
             self.waiting[number] = waiter
@@ -234,6 +246,8 @@ class Connection:
         """
         timeout = None if deadline is None else self._milliseconds_until(deadline)
         line = encode_request(Outgoing(cmdid, None, timeout, params, True, meta))
+        if len(line) > self._fits:
+            self._check_length(line, deadline)
         call = self._caller(deadline)
         writer = self.writer
         try:
@@ -377,6 +391,25 @@ class Connection:
     def _lost(self, number: int, why: str = "the connection is closed") -> ConnectionLost:
         kind = ServerLeaving if self._said_goodbye else ConnectionLost
         return kind(f"{self._name}: {why}", executed=self._executed(number))
+
+    def _check_length(self, line: bytes, deadline: float | None) -> None:
+        """Refuse a line that the server would refuse, together with the whole connection.
+
+        The first long line waits until the server has said how long they may be.
+        """
+        if self._fits == ASK_ABOVE:
+            try:
+                reply = self.call(OWN_CMDID, {"op": "limits"}, deadline, None, raw=True)
+                limits = result_of(reply, Limits) if reply.code == 0 else Limits()  # before 0.3.0
+            except GtcpError as exc:
+                exc.executed = "no"  # it tells of the question
+                raise
+            if self._closed:
+                raise self._lost(self.writer.count + 1)
+            self._fits = inf if limits.max_line_bytes is None else limits.max_line_bytes + 1
+        if len(line) > self._fits:
+            message = f"a request line may have at most {self._fits - 1} bytes"
+            raise RemoteError(TOO_LARGE, message)
 
     def _caller(self, deadline: float | None) -> Call:
         """The calling greenlet; raises BlockingSwitchOutError in a callback of the event loop."""

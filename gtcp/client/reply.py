@@ -34,6 +34,12 @@ MAX_REPLY_DEPTH = 500
 MAX_SHOWN_BYTES = 40
 
 
+class Limits(msgspec.Struct):
+    """The result of ``{"op": "limits"}``: what the server takes; None for no limit."""
+
+    max_line_bytes: int | None = None
+
+
 class Replies:
     """Cuts the stream of one server into replies.
 

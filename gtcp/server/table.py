@@ -137,6 +137,7 @@ class Table:
         own = Command(OWN_CMDID, self._own)
         own.name = "gtcp"
         self.max_depth = max_depth
+        self._max_line_bytes = max_line_bytes
         # With its newline. The reader cuts off lines that are longer.
         self._longest = inf if max_line_bytes is None else max_line_bytes + 1
         # A text that nests n deep has at least 2n characters.
@@ -276,15 +277,17 @@ class Table:
         return Rejection(WRONG_PARAMS, f"wrong params: {why}", envelope)
 
     def _own(self, request: Request[OwnParams]) -> Any:
-        """gtcp's own commands: ping (the default), commands, cancel."""
+        """gtcp's own commands: ping (the default), commands, limits, cancel."""
         op = request.params.op
         if op == "ping":
             return "pong"
         if op == "commands":
             return self.describe()
+        if op == "limits":
+            return {"max_line_bytes": self._max_line_bytes, "max_depth": self.max_depth}
         if op == "cancel":
             return request._source.connection.cancel(request.params.id)
-        raise Refused(WRONG_PARAMS, "unknown op: expected ping, commands or cancel")
+        raise Refused(WRONG_PARAMS, "unknown op: expected ping, commands, limits or cancel")
 
 
 def _number(cmdid: int | float | str) -> int | None:

@@ -136,6 +136,11 @@ def a_deadline_block(client: gtcp.Client, token: str) -> None:
         client.call(1, {"token": token})
 
 
+def a_long_line(client: gtcp.Client, token: str) -> None:
+    """One that is sent after the server was asked how long lines may be."""
+    client.call(1, {"token": token, "padding": "x" * 100_000})
+
+
 SCENARIOS: dict[str, Scenario] = {
     "call": one_call,
     "first-call": one_call,
@@ -144,6 +149,7 @@ SCENARIOS: dict[str, Scenario] = {
     "map": a_stream,
     "deadline": a_deadline,
     "deadline-block": a_deadline_block,
+    "first-long-line": a_long_line,
 }
 
 
@@ -154,7 +160,7 @@ def at_every_instruction(name: str, address: str) -> None:
         while True:
             instruction += 1
             check.call(2, LOOK)
-            if name == "first-call":
+            if name.startswith("first-"):
                 client.close()
                 client = gtcp.Client(address)
             else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
+from math import inf
 from time import monotonic
 from typing import Any
 
@@ -13,8 +14,9 @@ import pytest
 from gevent.exceptions import BlockingSwitchOutError
 
 import gtcp
+from gtcp.client import connection
 from tests.client.fakes import Peer, answer, begin, fake_server, outcome, soon
-from tests.helpers import PATIENCE, free_port
+from tests.helpers import PATIENCE, Gate, free_port, serving
 
 Connect = Callable[..., gtcp.Client]
 
@@ -38,6 +40,15 @@ def is_stuck(client: gtcp.Client) -> bool:
 def is_leaving(client: gtcp.Client) -> bool:
     """Whether the server has said goodbye to a connection that is still open."""
     return any(not each.usable for each in client._pools.here().connections)
+
+
+@pytest.fixture
+def _unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Peers are not asked for their limits: they follow scripts that do not know it."""
+    monkeypatch.setattr(connection, "ASK_ABOVE", inf)
+
+
+unasked = pytest.mark.usefixtures("_unasked")
 
 
 class Held:
@@ -439,6 +450,85 @@ def test_a_refused_call_that_was_given_up_fails_no_other(connect: Connect) -> No
         assert other.get() == {"n": 1}
 
 
+# Lines that are longer than the server takes
+
+
+def test_a_line_that_is_too_long_fails_its_own_call_only(connect: Connect) -> None:
+    commands, gate = gtcp.Commands(), Gate()
+
+    @commands.handler(1)
+    def hold(request: gtcp.Request[dict[str, str]]) -> int:
+        gate.wait()
+        return len(request.params["text"])
+
+    with serving(commands, max_line_bytes=200_000) as server:
+        client = connect(server.address)
+        neighbours = [begin(client.call, 1, {"text": "x" * n}) for n in range(20)]
+        error = outcome(client.call, 1, {"text": "x" * 200_000})
+        assert is_error(error, gtcp.RemoteError, "no")
+        assert error.code == 413
+        assert is_error(outcome(client.notify, 1, {"text": "x" * 200_000}), gtcp.RemoteError, "no")
+        outcomes = list(client.map(1, [{"text": "x" * 200_000}], return_exceptions=True))
+        assert is_error(outcomes[0], gtcp.RemoteError, "no")
+        allowed = begin(client.call, 1, {"text": "x" * 100_000})
+        server.run(gate.open)
+        assert [each.get() for each in neighbours] == list(range(20))
+        assert allowed.get() == 100_000
+        assert client.stats()["opened"] == 1
+
+
+def test_a_line_that_nests_too_deep_fails_its_own_call_only(connect: Connect) -> None:
+    commands = gtcp.Commands()
+    runs: list[int] = []
+
+    @commands.handler(1)
+    def echo(request: gtcp.Request) -> int:
+        runs.append(request.params["n"])
+        return int(request.params["n"])
+
+    deep: list[Any] = []
+    for _ in range(100):
+        deep = [deep]
+    with serving(commands) as server:
+        client = connect(server.address)
+        params = [{"n": n, "deep": deep if n == 7 else []} for n in range(30)]
+        outcomes = [each.get() for each in [begin(client.call, 1, each) for each in params]]
+        error = outcomes.pop(7)
+        assert is_error(error, gtcp.RemoteError, "no")
+        assert error.code == 400
+        assert outcomes == [n for n in range(30) if n != 7]
+        assert sorted(runs) == outcomes  # each of them once
+
+
+def test_an_older_server_is_sent_long_lines_as_they_are(connect: Connect) -> None:
+    def script(peer: Peer) -> None:
+        question = peer.request()
+        assert question["params"] == {"op": "limits"}
+        peer.send({"code": 422, "message": "unknown op", "id": question["id"]})
+        peer.echo()
+
+    params = {"text": "x" * 100_000}
+    with fake_server(script) as server:
+        client = connect(server.address)
+        assert [client.call(1, params) for _ in range(2)] == [params, params]
+        assert [each["cmdid"] for each in server.lines] == [0, 1, 1]
+
+
+@pytest.mark.parametrize("end", [Peer.close, Peer.reset, Peer.silence])
+def test_a_question_for_limits_that_fails_ran_no_call(
+    connect: Connect, end: Callable[[Peer], None]
+) -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        end(peer)
+
+    with fake_server(script) as server:
+        client = connect(server.address, retries=0)
+        error = outcome(client.call, 1, {"text": "x" * 100_000}, timeout=0.5)
+        assert error.executed == "no"
+        assert [each["cmdid"] for each in server.lines] == [0]
+
+
 # What certainly did not leave did not run
 
 
@@ -507,6 +597,7 @@ def test_replies_that_came_before_sending_failed_still_count(connect: Connect) -
         assert first.get() == {"n": 1}
 
 
+@unasked
 def test_a_line_that_left_in_part_did_not_run(connect: Connect) -> None:
     go_on = threading.Event()
 
@@ -527,6 +618,7 @@ def test_a_line_that_left_in_part_did_not_run(connect: Connect) -> None:
         assert is_error(behind.get(), gtcp.ConnectionLost, "no")
 
 
+@unasked
 def test_a_call_that_timed_out_before_its_line_left_never_runs(connect: Connect) -> None:
     held = Held()
     with fake_server(held) as server:
@@ -540,6 +632,7 @@ def test_a_call_that_timed_out_before_its_line_left_never_runs(connect: Connect)
         assert [each["cmdid"] for each in server.lines] == [1, 3]
 
 
+@unasked
 def test_a_call_killed_before_its_line_left_never_runs(connect: Connect) -> None:
     held = Held()
     with fake_server(held) as server:
@@ -729,6 +822,7 @@ def test_a_notification_has_no_id(connect: Connect) -> None:
         assert "id" not in first
 
 
+@unasked
 def test_a_big_notification_returns_when_the_kernel_has_it(connect: Connect) -> None:
     held = Held()
     with fake_server(held, receive_buffer=4096) as server:
@@ -743,6 +837,7 @@ def test_a_big_notification_returns_when_the_kernel_has_it(connect: Connect) -> 
         assert server.lines[0]["params"] == BIG
 
 
+@unasked
 def test_a_notification_that_times_out_half_sent_may_run(connect: Connect) -> None:
     held = Held()
     with fake_server(held) as server:
@@ -753,6 +848,7 @@ def test_a_notification_that_times_out_half_sent_may_run(connect: Connect) -> No
         assert [each["cmdid"] for each in server.lines] == [1, 2]
 
 
+@unasked
 def test_a_notification_that_times_out_behind_another_never_runs(connect: Connect) -> None:
     held = Held()
     with fake_server(held) as server:
@@ -766,6 +862,7 @@ def test_a_notification_that_times_out_behind_another_never_runs(connect: Connec
         assert [each["cmdid"] for each in server.lines] == [1, 3]
 
 
+@unasked
 def test_a_notification_killed_behind_another_never_runs(connect: Connect) -> None:
     held = Held()
     with fake_server(held) as server:
@@ -780,6 +877,7 @@ def test_a_notification_killed_behind_another_never_runs(connect: Connect) -> No
         assert [each["cmdid"] for each in server.lines] == [1, 3]
 
 
+@unasked
 def test_a_notification_that_left_in_part_did_not_run(connect: Connect) -> None:
     go_on = threading.Event()
 
@@ -795,6 +893,7 @@ def test_a_notification_that_left_in_part_did_not_run(connect: Connect) -> None:
         assert is_error(notification.get(), gtcp.ConnectionLost, "no")
 
 
+@unasked
 def test_a_notification_may_close_the_client_that_others_notify_through(connect: Connect) -> None:
     held = Held()
     with fake_server(held) as server:
