@@ -54,6 +54,7 @@ PROGRAMS = [
     "psycopg2-binary>=2.9.10",
     "psycopg[binary,pool]>=3.2",
     "pymemcache>=4",
+    "pyuwsgi>=2.0.28",
     "PyMySQL>=1.1",
     "python-memcached>=1.62",
     "redis>=5",

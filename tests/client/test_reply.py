@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from datetime import date
+from decimal import Decimal
 from itertools import pairwise
+from typing import Annotated, Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import gtcp
-from gtcp.client.reply import Replies, error_of
+from gtcp.client.reply import Replies, error_of, result_of
 from gtcp.protocol import Reply
 
 LINES = [
@@ -98,3 +102,60 @@ def test_the_exception_tells_what_the_reply_does(code: int, kind: type[gtcp.Remo
     error = error_of(Replies(None).feed(line)[0][0])
     assert type(error) is kind
     assert (error.code, error.message, error.data) == (code, "why", [1])
+
+
+# Results of a type
+
+
+class Price(msgspec.Struct):
+    amount: Decimal
+    rest: msgspec.Raw = msgspec.Raw(b"null")
+
+
+def raw(line: bytes) -> Reply:
+    replies = Replies(None)
+    replies.keep_raw()
+    (reply,), wrong = replies.feed(line)
+    assert not wrong
+    return reply
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted", "expected"),
+    [
+        (b"12345678901234567.89", Decimal, Decimal("12345678901234567.89")),
+        (b'{"1":"a"}', dict[int, str], {1: "a"}),
+        (b"[1,2]", tuple[int, int], (1, 2)),
+        (b'"2026-11-26"', date, date(2026, 11, 26)),
+        (b"null", Any, None),
+        (b"[1.5]", Any, [1.5]),
+        (b"1", Annotated[int, msgspec.Meta(ge=1)], 1),
+    ],
+)
+def test_a_result_is_decoded_straight_into_its_type(
+    text: bytes, wanted: Any, expected: Any
+) -> None:
+    reply = raw(b'{"code":0,"id":1,"result":' + text + b"}\n")
+    assert result_of(reply, wanted) == expected
+
+
+def test_raw_works_inside_of_a_type() -> None:
+    reply = raw(b'{"code":0,"result":{"amount":0.1,"rest":{"a": [1]}}}\n')
+    price = result_of(reply, Price)
+    assert price.amount == Decimal("0.1")
+    assert bytes(price.rest) == b'{"a": [1]}'
+    assert bytes(result_of(reply, msgspec.Raw)).startswith(b'{"amount"')
+
+
+def test_a_result_that_does_not_fit() -> None:
+    with pytest.raises(gtcp.ProtocolError, match="the result does not fit: Expected `int`"):
+        result_of(raw(b'{"code":0,"result":"x"}\n'), int)
+
+
+def test_a_missing_result_is_null() -> None:
+    assert result_of(raw(b'{"code":0}\n'), int | None) is None
+
+
+def test_a_type_that_can_not_be_hashed() -> None:
+    wanted = Annotated[int, msgspec.Meta(extra={"a": []})]
+    assert result_of(raw(b'{"code":0,"result":1}\n'), wanted) == 1
