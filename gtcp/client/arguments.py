@@ -6,8 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any
 
-import msgspec
-
 from gtcp.arguments import (
     check_integer,
     check_number,
@@ -15,6 +13,7 @@ from gtcp.arguments import (
     check_switch,
     wrong_type,
 )
+from gtcp.client.reply import decoder_of
 
 
 def check_request(cmdid: Any, meta: Any) -> None:
@@ -41,7 +40,7 @@ def check_choices(result: Any, **switches: Any) -> None:
         check_switch(name, value)
     if result is not Any and not isinstance(result, type):
         try:
-            msgspec.json.Decoder(result)
+            decoder_of(result)
         except TypeError:
             wrong_type("result", "a type that msgspec decodes into", result)
 

@@ -13,8 +13,8 @@ from functools import partial
 from time import monotonic
 from typing import Any, Final, Literal, TypeVar, overload
 
-import msgspec
 from gevent import get_hub
+from msgspec import Raw
 
 from gtcp.address import parse
 from gtcp.arguments import LONGEST_SECONDS, check_seconds, check_text
@@ -200,17 +200,13 @@ class Client:
         """
         if type(cmdid) is not int or meta is not None:
             check_request(cmdid, meta)
-        if (
-            type(idempotent) is not bool
-            or type(detach) is not bool
-            or (result is not Any and not isinstance(result, type))
-        ):
+        raw = result is not Any
+        if raw or idempotent is not False or detach is not False:
             check_choices(result, idempotent=idempotent, detach=detach)
         deadline = self._deadline(timeout, detach)
         pool = self._pools.here()
-        raw = result is not Any
         reply = self._complete(pool, cmdid, params, deadline, meta, idempotent, raw)
-        if reply.code == 0 and type(reply.result) is not msgspec.Raw:
+        if reply.code == 0 and type(reply.result) is not Raw:
             return reply.result
         return _result(reply, result)
 

@@ -192,7 +192,8 @@ class Connection:
             if raw:
                 self.keep_raw()
             self.send(call, cmdid, params, meta)
-            if call.number == self.writer.written and self._active < self._outside_until:
+            # Alone on its connection, and the event loop has run lately.
+            if len(self.waiting) == 1 and self._active < self._outside_until:
                 reply = self._reply_outside_the_hub(call)
                 if reply is not None:
                     return reply
@@ -210,7 +211,7 @@ class Connection:
         writer = self.writer
         try:
             writer.busy = True  # a call that a signal handler makes here uses another connection
-            number = writer.count + 1
+            number = writer.handed_over + len(writer.lines) + 1
             deadline = waiter.deadline
             timeout = None if deadline is None else self._milliseconds_until(deadline)
             line = encode_request(Outgoing(cmdid, number, timeout, params, False, meta))
@@ -581,7 +582,8 @@ class Connection:
 
     def _reply_outside_the_hub(self, call: Call) -> Reply | None:
         """Wait in the calling greenlet for the reply of the only call; None to wait in the hub."""
-        if self._notifiers or not is_only_watcher(self._loop):
+        written = call.number == self.writer.written
+        if self._notifiers or not written or not is_only_watcher(self._loop):
             return None
         seconds = OUTSIDE_HUB_SECONDS
         if call.deadline is not None:

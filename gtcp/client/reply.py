@@ -104,12 +104,13 @@ def result_of(reply: Reply, wanted: Any) -> Any:
     if type(result) is not msgspec.Raw:  # only where any type will do
         return result
     try:
-        return _decoder(wanted)(result)
+        return decoder_of(wanted)(result)
     except UNREADABLE as exc:
         raise ProtocolError(f"the result does not fit: {exc}", executed="maybe") from exc
 
 
-def _decoder(wanted: Any) -> Callable[[msgspec.Raw], Any]:
+def decoder_of(wanted: Any) -> Callable[[msgspec.Raw], Any]:
+    """Return what decodes JSON into a type; raise TypeError if it is none that msgspec supports."""
     try:
         return _cached_decoder(wanted)
     except TypeError:  # the type can't be hashed: Annotated[..., a list]

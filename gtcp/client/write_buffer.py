@@ -45,6 +45,7 @@ class WriteBuffer:
     Attributes:
         handed_over: the number of the last line that may have left. After ``close`` it is exact:
             lines above it certainly did not leave whole.
+        lines: what is queued; their numbers follow ``handed_over``.
         busy: whether a line is being queued or sent at this moment. Only a signal handler that
             interrupted it can see that; a call made there has to use another connection.
     """
@@ -53,7 +54,6 @@ class WriteBuffer:
         "_chunk",
         "_closed",
         "_flush_due",
-        "_lines",
         "_loop",
         "_owner",
         "_sock",
@@ -61,6 +61,7 @@ class WriteBuffer:
         "_watcher",
         "busy",
         "handed_over",
+        "lines",
     )
 
     def __init__(self, sock: Stream, owner: Owner) -> None:
@@ -69,7 +70,7 @@ class WriteBuffer:
         self._sock = sock
         self._owner = owner
         self._loop: Any = get_hub().loop
-        self._lines: list[bytes] = []  # queued; their numbers follow handed_over
+        self.lines: list[bytes] = []
         self._chunk: list[bytes] = []  # the lines of a send that is not finished
         self._unsent = NOTHING  # what the kernel did not take of them
         self._flush_due = False
@@ -79,7 +80,7 @@ class WriteBuffer:
     @property
     def count(self) -> int:
         """Lines queued so far, which is the number of the last one."""
-        return self.handed_over + len(self._lines)
+        return self.handed_over + len(self.lines)
 
     @property
     def written(self) -> int:
@@ -93,15 +94,15 @@ class WriteBuffer:
 
     def send(self, line: bytes) -> None:
         """Send a line at once, unless others wait to be sent."""
-        if self._lines or self._chunk or self._closed:
+        if self.lines or self._chunk or self._closed:
             self.queue(line)
         else:
-            self._lines.append(line)
+            self.lines.append(line)
             self.flush()
 
     def queue(self, line: bytes) -> None:
         """Send a line together with the others of the same event loop iteration."""
-        self._lines.append(line)
+        self.lines.append(line)
         if not self._flush_due:
             self._loop.run_callback(self._owner.keeper.switch, self.flush)
             self._flush_due = True
@@ -109,10 +110,10 @@ class WriteBuffer:
     def flush(self) -> None:
         """Send what is queued."""
         self._flush_due = False
-        if self._lines and not self._chunk and not self._closed:
+        if self.lines and not self._chunk and not self._closed:
             self.busy = True
-            lines = self._chunk = self._lines
-            self._lines = []
+            lines = self._chunk = self.lines
+            self.lines = []
             self.handed_over += len(lines)
             self._write(lines[0] if len(lines) == 1 else b"".join(lines))
             self.busy = False
@@ -120,9 +121,9 @@ class WriteBuffer:
     def take_back(self, number: int) -> bool:
         """Remove a line that is still queued; return whether it was, so that it can't run."""
         position = number - 1 - self.handed_over
-        if not 0 <= position < len(self._lines):
+        if not 0 <= position < len(self.lines):
             return False
-        self._lines[position] = b""
+        self.lines[position] = b""
         return True
 
     def close(self, known: bool = True) -> None:
@@ -133,7 +134,7 @@ class WriteBuffer:
                 its lines count as handed over.
         """
         self._closed = True
-        self._lines = []
+        self.lines = []
         left = len(self._unsent) if known else 0
         for line in reversed(self._chunk):
             if left <= 0:
