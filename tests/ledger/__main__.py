@@ -20,7 +20,7 @@ from tests.ledger.books import Verdict, compare
 from tests.ledger.messages import RUN
 
 ROOT = Path(__file__).parents[2]
-KINDS = ("greenlets", "threads", "forks")
+KINDS = ("greenlets", "threads", "forks", "signals")
 
 
 class Servers:

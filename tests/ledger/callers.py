@@ -2,8 +2,8 @@
 
     python -m tests.ledger.callers KIND SEED SECONDS FILE ADDRESS [ADDRESS ...]
 
-KIND is greenlets, threads or forks. Every address gets a client of its own; each call picks one
-at random.
+KIND is greenlets, threads, forks or signals. Every address gets a client of its own; each call
+picks one at random.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -139,15 +140,49 @@ def _ended(children: set[int]) -> Iterator[int]:
             yield pid
 
 
+class Interrupt(BaseException):
+    """What the signal handler of ``signals`` raises."""
+
+
+def signals(make: Callable[[str], Caller], end: float) -> None:
+    """Greenlets whose process gets signals at any moment, whose handler raises an exception."""
+
+    def raise_interrupt(_number: int, _frame: object) -> None:
+        raise Interrupt
+
+    def go_on(caller: Caller) -> None:
+        while monotonic() < end:
+            try:
+                caller.until(end)
+            except Interrupt:
+                pass  # raised in this greenlet
+
+    signal.signal(signal.SIGALRM, raise_interrupt)
+    hub = gevent.get_hub()
+    hub.NOT_ERROR += (Interrupt,)  # is not printed when it is raised in the event loop
+    others = [gevent.spawn(go_on, make(f"beside{n}")) for n in range(4)]
+    caller = make("interrupted")
+    while monotonic() < end:
+        try:
+            signal.setitimer(signal.ITIMER_REAL, caller.chance.uniform(1e-5, 0.02))
+            caller.until(end)
+        except Interrupt:
+            pass
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    gevent.joinall(others, raise_error=True)
+
+
 def main(kind: str, seed: str, seconds: str, path: str, *addresses: str) -> None:
     file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     clients = [gtcp.Client(each, max_in_flight=30) for each in addresses]
     end = monotonic() + float(seconds)
-    run = {"greenlets": greenlets, "threads": threads, "forks": forks}[kind]
+    run = KINDS[kind]
     run(lambda name: Caller(name, int(seed), file, clients), end)
     for client in clients:
         client.close()
 
+
+KINDS = {"greenlets": greenlets, "threads": threads, "forks": forks, "signals": signals}
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
