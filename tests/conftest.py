@@ -29,7 +29,7 @@ def pytest_runtest_makereport(
     As in .ci/run for root, who can install them. Other reasons are those of the kernel.
     """
     report = yield
-    required = os.environ.get("GTCP_TEST_PROGRAMS") == "required"
+    required = os.environ.get("TEST_PROGRAMS") == "required"
     if required and report.skipped and item.get_closest_marker("programs") is not None:
         reason = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
         if "not installed" in reason:

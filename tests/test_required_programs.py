@@ -36,7 +36,7 @@ def test_skip_of_a_program_fails_where_it_is_required(
     required: str,
     outcomes: dict[str, int],
 ) -> None:
-    monkeypatch.setenv("GTCP_TEST_PROGRAMS", required)
+    monkeypatch.setenv("TEST_PROGRAMS", required)
     pytester.makeconftest(CONFTEST)
     pytester.makepyfile(TESTS)
     pytester.makeini("[pytest]\nmarkers = programs: x")
