@@ -39,7 +39,9 @@ def failures_told() -> Iterator[None]:
 
 
 def print_json(value: Any) -> None:
-    """On several lines for a person, on one for a program."""
+    """On several lines for a person, on one for a program; a peer's text can't drive a terminal."""
+    from gtcp.server.logger import escape_json
+
     indent = 2 if sys.stdout.isatty() else None
     text = json.dumps(value, ensure_ascii=False, indent=indent)
-    click.echo(text.encode())
+    click.echo(escape_json(text).encode())
