@@ -370,6 +370,7 @@ class TestWire:
         context.keylog_filename = str(tmp_path / "keys")
         cert = authority.issue("localhost")
         with serving(commands(), tls_cert=cert, write_timeout=0.3) as server:
+            send_little(server)
             with tls_line(server, context, receive_buffer=4096) as line:
                 updates = KeyUpdates(line.sock, tmp_path / "keys")
                 with socket.socket(fileno=socket.dup(line.sock.fileno())) as raw:
@@ -388,6 +389,7 @@ class TestWire:
         settings = gtcp.Settings(port=0, tls_cert=authority.issue("localhost"))
         settings = msgspec.structs.replace(settings, handshake_timeout=PATIENCE)
         with serving(gtcp.Server(settings, secret="s" * 32)) as server:
+            send_little(server)
             with tls_line(server, context, receive_buffer=4096) as line:
                 updates = KeyUpdates(line.sock, tmp_path / "keys")
                 with socket.socket(fileno=socket.dup(line.sock.fileno())) as raw:
@@ -537,6 +539,12 @@ def broken(line: Line) -> bool:
         return b"code" not in line.line()
     except OSError:
         return True
+
+
+def send_little(server: Serving) -> None:
+    """Have the kernel hold less for peers that do not read: connections inherit the size."""
+    (listener,) = server.server._listeners
+    listener.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
 
 
 def tls_line(server: Serving, context: ssl.SSLContext, **options: Any) -> Line:
