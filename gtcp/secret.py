@@ -6,13 +6,22 @@ Challenge and response with HMAC-SHA256 over nonces of both sides, as two reques
    nonce of its own, whether or not it knows the key;
 2. the client says ``prove`` with its proof; the server checks it, and answers with its own.
 
-The two proofs differ in a word, so that neither can be played back as the other. It
-authenticates the connection at its start and hides nothing: who can read or change packets
-in between needs TLS to be kept out. No sockets here.
+The two proofs differ in a word, so that neither can be played back as the other. The exchange
+authenticates the connection at its start and encrypts nothing: against a peer that reads or changes
+packets in between, TLS is needed.
+
+Over TLS the proofs are bound to the channel: they include the SHA-256 of the server's certificate,
+so proofs that a server with another certificate relays are refused. (This is
+``tls-server-end-point`` of RFC 5929, except that the hash is always SHA-256: the RFC leaves it
+undefined for certificates such as Ed25519's, whose signature has no hash.) Peers of version 0.2 do
+not bind. So that a relay can't pretend that one side is of 0.2, a client that can bind marks its
+nonce, which is part of both proofs, as a server marks its random number against a downgrade of TLS
+1.3 (RFC 8446, section 4.1.3). No sockets here.
 """
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import os
 import re
@@ -29,6 +38,15 @@ from gtcp.masking import shown
 MIN_SECRET_CHARS = 16
 
 NONCE_BYTES = 32
+
+#: The last 8 bytes of the nonce of a client that binds its proof if the server can: "gtcpbind".
+BINDING_MARK = b"gtcpbind".hex()
+
+#: What a server answers hello with if it expects a proof that is bound to its certificate.
+CERTIFICATE = "certificate"
+
+#: HMAC replaces a longer secret by its hash, each time (RFC 2104, section 2).
+_HMAC_BLOCK_BYTES = 64
 
 #: Longest line of either side during the exchange, and more than any of them needs.
 MAX_LINE_BYTES = 1024
@@ -68,6 +86,8 @@ class Key:
             raise ValueError("a secret is of printable ASCII, without spaces and commas")
         self.name = name
         self._secret = secret.encode()
+        if len(self._secret) > _HMAC_BLOCK_BYTES:  # here, so that all proofs take the same time
+            self._secret = hashlib.sha256(self._secret).digest()
 
     def __repr__(self) -> str:
         return f"Key({self.name!r}, ***)"
@@ -75,9 +95,19 @@ class Key:
     def __reduce__(self) -> NoReturn:
         raise TypeError("a secret is not pickled")
 
-    def proof(self, side: str, client_nonce: str, server_nonce: str) -> str:
-        """What only a holder of the secret can say to these nonces, as ``side``."""
-        words = f"gtcp 1 {side} {self.name} {client_nonce} {server_nonce}"
+    def proof(self, name: str, side: str, nonces: tuple[str, str], certificate: str) -> str:
+        """Return the proof of one side.
+
+        Args:
+            name: the name that the client gave.
+            side: "client" or "server".
+            nonces: the client's and the server's.
+            certificate: what the proof is bound to, in hexadecimal; empty for an unbound one.
+        """
+        client_nonce, server_nonce = nonces
+        words = f"gtcp 1 {side} {name} {client_nonce} {server_nonce}"
+        if certificate:
+            words = f"gtcp 2 {side} {name} {client_nonce} {server_nonce} {certificate}"
         return hmac.digest(self._secret, words.encode(), "sha256").hex()
 
 
@@ -105,10 +135,11 @@ class Message(msgspec.Struct):
     id: int | str | None = None
 
 
-class Nonce(msgspec.Struct):
+class Nonce(msgspec.Struct, omit_defaults=True):
     """The result of hello."""
 
     nonce: Hex
+    binding: str | None = None
 
 
 class Proof(msgspec.Struct):
@@ -118,8 +149,12 @@ class Proof(msgspec.Struct):
 
 
 def nonce() -> str:
-    """A number that has never been used before."""
+    """Return a number that has never been used before."""
     return secrets.token_hex(NONCE_BYTES)
+
+
+#: Computes the proof of clients that name an unknown key. No client can prove it.
+_UNKNOWN = Key(f"{DEFAULT_NAME}:{nonce()}")
 
 
 # The two sides
@@ -130,20 +165,29 @@ class Challenge:
 
     Args:
         keys: the keys that are accepted; two while one replaces the other.
+        certificate: the SHA-256 of the certificate that this server has sent, in hexadecimal;
+            empty without TLS.
 
     Attributes:
         identity: the name of the key that was proven; None until then.
     """
 
-    def __init__(self, keys: Iterable[Key]) -> None:
+    def __init__(self, keys: Iterable[Key], certificate: str = "") -> None:
         self._keys = {key.name: key for key in keys}
+        self._certificate = certificate
         self._hello: Hello | None = None
         self._nonce = nonce()
         self._over = False
         self.identity: str | None = None
 
+    @property
+    def is_bound(self) -> bool:
+        """Whether the client binds its proof to the certificate."""
+        marked = self._hello is not None and self._hello.nonce.endswith(BINDING_MARK)
+        return marked and bool(self._certificate)
+
     def answer(self, params: Hello | Prove) -> Nonce | Proof | None:
-        """The result for one message; None when the peer has failed, once and for all."""
+        """Return the result for one message; None if the peer has failed, once and for all."""
         answer = self._greet(params) if isinstance(params, Hello) else self._verify(params)
         self._over = self._over or not isinstance(answer, Nonce)
         return answer
@@ -152,43 +196,60 @@ class Challenge:
         if self._over or self._hello is not None:
             return None
         self._hello = hello
-        return Nonce(self._nonce)  # whether the key is known, it does not tell
+        # The answer is the same whether or not the key is known.
+        return Nonce(self._nonce, CERTIFICATE if self._certificate else None)
 
     def _verify(self, prove: Prove) -> Proof | None:
         hello = self._hello
         if self._over or hello is None:
             return None
-        known = self._keys.get(hello.key)
-        # An unknown key takes the same time as a wrong proof.
-        key = known or Key(f"{DEFAULT_NAME}:{nonce()}")
-        right = hmac.compare_digest(key.proof("client", hello.nonce, self._nonce), prove.proof)
-        if known is None or not right:
+        # A name that is unknown and a wrong proof take the same steps, so they take the same time.
+        # Which form of proof is expected depends only on the channel and on the client's nonce.
+        key = self._keys.get(hello.key, _UNKNOWN)
+        nonces = hello.nonce, self._nonce
+        certificate = self._certificate if self.is_bound else ""
+        expected = key.proof(hello.key, "client", nonces, certificate)
+        if not hmac.compare_digest(expected, prove.proof) or key is _UNKNOWN:
             return None
-        self.identity = key.name
-        return Proof(key.proof("server", hello.nonce, self._nonce))
+        self.identity = hello.key
+        return Proof(key.proof(hello.key, "server", nonces, certificate))
 
 
 class Response:
-    """The client's side of one exchange."""
+    """The client's side of one exchange.
 
-    def __init__(self, key: Key) -> None:
+    Args:
+        key: the secret to prove.
+        certificate: the SHA-256 of the server's verified certificate, in hexadecimal; empty
+            without TLS.
+    """
+
+    def __init__(self, key: Key, certificate: str = "") -> None:
         self._key = key
         self._nonce = nonce()
+        if certificate:
+            self._nonce = self._nonce[: -len(BINDING_MARK)] + BINDING_MARK
+        self._certificate = certificate
         self._server_nonce = ""
 
     def hello(self) -> Hello:
-        """The first message."""
+        """Return the first message."""
         return Hello(self._key.name, self._nonce)
 
     def prove(self, answer: Nonce) -> Prove:
-        """The second message, to the nonce that the server answered with."""
+        """Return the second message, to the nonce that the server answered with."""
         self._server_nonce = answer.nonce
-        return Prove(self._key.proof("client", self._nonce, answer.nonce))
+        if answer.binding != CERTIFICATE:  # a server of 0.2, or one behind a proxy that ends TLS
+            self._certificate = ""
+        return Prove(self._proof("client"))
 
     def is_proven_by(self, answer: Proof) -> bool:
         """Whether the server has proven that it knows the secret too."""
-        expected = self._key.proof("server", self._nonce, self._server_nonce)
-        return hmac.compare_digest(expected, answer.proof)
+        return hmac.compare_digest(self._proof("server"), answer.proof)
+
+    def _proof(self, side: str) -> str:
+        nonces = self._nonce, self._server_nonce
+        return self._key.proof(self._key.name, side, nonces, self._certificate)
 
 
 # Where secrets come from

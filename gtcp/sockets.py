@@ -10,13 +10,13 @@ import contextlib
 import socket
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from typing import Any, Protocol
 
 from gevent.socket import wait_read, wait_write
 
-from gtcp.identity import Peer
+from gtcp.identity import Identity, Peer, make_peer
 
 
 def original(module: str, name: str) -> Any:
@@ -153,17 +153,11 @@ def unheard(sock: Any) -> bool:
     return info[2] >= UNANSWERED
 
 
-def peer_of(sock: Any, address: str, names: tuple[str, ...] = ()) -> Peer:
-    """Who is at the other end; of a unix socket the system tells.
-
-    Args:
-        names: what it has proven to be.
-    """
+def peer_of(sock: Any, address: str, proven: Iterable[Identity] = ()) -> Peer:
+    """Return the peer of a connection; for a unix socket, the system tells the process and user."""
     if sock.family != socket.AF_UNIX:
-        return Peer(address, names)
-    pid, uid = _credentials(sock)
-    own = () if uid is None else (f"uid:{uid}",)
-    return Peer(address, (*names, *own), pid, uid)
+        return make_peer(address, proven)
+    return make_peer(address, proven, *_credentials(sock))
 
 
 def _credentials(sock: Any) -> tuple[int | None, int | None]:

@@ -7,6 +7,8 @@ for ever once gevent has patched the module, gevent's work either way.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 import ssl
 from typing import Any, NoReturn
@@ -96,10 +98,44 @@ def _state(path: str) -> tuple[int, int]:
     return found.st_mtime_ns, found.st_ino
 
 
-def names_of(certificate: Any) -> tuple[str, ...]:
-    """The DNS names and URIs that a verified certificate (``getpeercert()``) is for."""
-    names = (certificate or {}).get("subjectAltName", ())
-    return tuple(value for kind, value in names if kind in ("DNS", "URI"))
+def names_of(certificate: Any) -> tuple[tuple[str, str], ...]:
+    """Return kinds and alternative names of a verified certificate (``getpeercert()``)."""
+    return tuple((certificate or {}).get("subjectAltName", ()))
+
+
+def digest(certificate: bytes) -> str:
+    """Return the SHA-256 of a certificate in DER form, in hexadecimal."""
+    return hashlib.sha256(certificate).hexdigest()
+
+
+def sent_certificate(context: ssl.SSLContext) -> bytes:
+    """Return the certificate that a server with this context sends, in DER form.
+
+    ``ssl`` does not tell, and the file may have changed since it was loaded. So a client in memory
+    connects to the context, which must not be in use yet.
+
+    Raises:
+        ValueError: the context can't be used.
+    """
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client_side: ssl.SSLContext = SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client_side.check_hostname, client_side.verify_mode = False, ssl.CERT_NONE
+    client = client_side.wrap_bio(to_client, to_server)
+    verify_mode, context.verify_mode = context.verify_mode, ssl.CERT_NONE
+    server = context.wrap_bio(to_server, to_client, server_side=True)
+    try:
+        for _ in range(2):  # round trips: one in TLS 1.3, two in TLS 1.2
+            for side in (client, server, client):
+                with contextlib.suppress(ssl.SSLWantReadError):
+                    side.do_handshake()
+        certificate = client.getpeercert(binary_form=True)
+    except (ssl.SSLError, ValueError) as exc:  # ValueError: it did not end
+        why = explain(exc) if isinstance(exc, OSError) else exc
+        raise ValueError(f"can't use the certificate: {why}") from exc
+    finally:
+        context.verify_mode = verify_mode
+    assert certificate is not None
+    return certificate
 
 
 def explain(exc: OSError) -> str:

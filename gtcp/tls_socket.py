@@ -11,6 +11,7 @@ import contextlib
 import errno
 import socket
 import ssl
+from collections.abc import Callable
 from typing import Any
 
 from gevent.socket import wait_read, wait_write
@@ -22,6 +23,10 @@ from gtcp.tls import explain
 RECORD_BYTES = 16384
 
 RECV_BYTES = 65536
+
+#: Most bytes of TLS's own answers (to key updates, and to attempts to renegotiate) that wait for a
+#: peer that does not read. One ``recv`` causes about as many as it returns.
+MAX_UNSENT_BYTES = 4 * RECV_BYTES
 
 #: The first bytes of TLS records: an alert, a handshake message.
 ALERT, HANDSHAKE = 21, 22
@@ -46,6 +51,10 @@ class TlsSocket:
         context: what to speak TLS with.
         server_name: whom a client wants to speak to; None on the server's side.
         received: what was read from the socket already.
+
+    Attributes:
+        on_unsent: called when ``recv`` has caused answers of TLS itself that the kernel did not
+            take; ``send`` of nothing sends them later.
     """
 
     def __init__(
@@ -69,6 +78,7 @@ class TlsSocket:
         self._end: OSError | None = None
         self._at_end = False
         self._shut = False
+        self.on_unsent: Callable[[], None] | None = None
 
     # The handshake
 
@@ -95,9 +105,13 @@ class TlsSocket:
                     self._push()
                 raise
 
-    def certificate(self) -> Any:
-        """The peer's verified certificate, as ``ssl.SSLSocket.getpeercert`` says it."""
-        return self._tls.getpeercert()
+    def certificate(self, *, binary_form: bool = False) -> Any:
+        """Return the peer's verified certificate, as ``ssl.SSLSocket.getpeercert`` does.
+
+        Raises:
+            ValueError: it holds text that can't be decoded.
+        """
+        return self._tls.getpeercert(binary_form)
 
     def received(self) -> bytes:
         """What has come, but for what ``recv`` has still to read from the socket."""
@@ -179,6 +193,8 @@ class TlsSocket:
             OSError: the connection broke.
         """
         view = memoryview(data)
+        if not view and not self._push():
+            raise BlockingIOError
         done = 0
         while done < len(view):
             if not self._under_way:
@@ -249,13 +265,24 @@ class TlsSocket:
             self._end = _broken(exc)
         # The answer to a key update, or an alert. Behind a record that is under way it waits for
         # the next `send`: what has left by then, only that may count.
-        if self._out.pending and not self._under_way:
-            with contextlib.suppress(OSError):  # a broken connection shows when it is read
-                self._push()
+        if self._out.pending:
+            self._push_answers()
         if parts:
             self._see_the_end_later()
             return b"".join(parts)
         return self._nothing_more()
+
+    def _push_answers(self) -> None:
+        """Send what TLS itself answers to what was read; limit what waits for a peer."""
+        if len(self._unsent) + self._out.pending > MAX_UNSENT_BYTES:
+            self._end = TlsFailed(errno.EPROTO, "TLS failed: the peer reads no answers")
+        elif not self._under_way:
+            try:
+                blocked = not self._push()
+            except OSError:
+                return  # a broken connection shows when it is read
+            if blocked and self.on_unsent is not None:
+                self.on_unsent()
 
     def _nothing_more(self) -> bytes:
         if self._end is not None:

@@ -230,13 +230,17 @@ class _OurErrors(logging.Handler):
 class Line:
     """A client that knows nothing but lines, on a plain blocking socket."""
 
-    def __init__(self, address: str, *, receive_buffer: int | None = None) -> None:
+    def __init__(
+        self, address: str, *, receive_buffer: int | None = None, source: str | None = None
+    ) -> None:
         where = parse(address)
         self.sock = socket.socket(_family(where.path, where.host), socket.SOCK_STREAM)
         if receive_buffer is not None:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.sock.settimeout(PATIENCE)
         try:
+            if source is not None:
+                self.sock.bind((source, 0))
             self.sock.connect(where.path or (where.host, where.port))
         except OSError:
             self.sock.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import socket
 import ssl
@@ -14,15 +15,23 @@ import pytest
 
 import gtcp
 from gtcp.tls import client_context, server_context
-from gtcp.tls_socket import RECORD_BYTES, NotTls, TlsFailed, TlsSocket
+from gtcp.tls_socket import (
+    MAX_UNSENT_BYTES,
+    RECORD_BYTES,
+    RECV_BYTES,
+    NotTls,
+    TlsFailed,
+    TlsSocket,
+)
 from tests.edge.certificates import Authority
+from tests.edge.key_updates import KeyUpdates
 from tests.helpers import PATIENCE, serving
 
 
 class Pair:
     """A TlsSocket, and at its other end TLS in memory over a plain socket."""
 
-    def __init__(self, authority: Authority) -> None:
+    def __init__(self, authority: Authority, keylog: Path | None = None) -> None:
         ours, self.raw = socket.socketpair()
         ours.setblocking(False)
         self.raw.settimeout(PATIENCE)
@@ -30,9 +39,10 @@ class Pair:
         context = server_context(cert, None, None, require_client_cert=False)
         self.tls = TlsSocket(ours, context)
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.peer = client_context(authority.ca, None, None).wrap_bio(
-            self._in, self._out, server_hostname="localhost"
-        )
+        theirs = client_context(authority.ca, None, None)
+        if keylog is not None:
+            theirs.keylog_filename = str(keylog)
+        self.peer = theirs.wrap_bio(self._in, self._out, server_hostname="localhost")
         handshake = gevent.spawn(self.tls.handshake)
         while True:
             try:
@@ -62,6 +72,14 @@ class Pair:
             pass
         self.raw.settimeout(PATIENCE)
         return taken
+
+    def drain(self) -> None:
+        """Throw away what has come."""
+        self.raw.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while self.raw.recv(65536):
+                pass
+        self.raw.settimeout(PATIENCE)
 
     def read(self) -> bytes:
         """All that the peer can decrypt."""
@@ -185,6 +203,53 @@ def test_what_begins_otherwise_is_not_tls(tmp_path: Path) -> None:
             TlsSocket(ours, context).handshake()
         with pytest.raises(NotTls):
             TlsSocket(ours, context, received=b"{").handshake()
+
+
+def test_answers_to_a_peer_that_never_reads_are_bounded(tmp_path: Path) -> None:
+    """Each key update is answered, and a peer may send any number of them."""
+    pair = Pair(Authority(tmp_path), keylog=tmp_path / "keys")
+    blocked: list[None] = []
+    pair.tls.on_unsent = lambda: blocked.append(None)
+    updates = KeyUpdates(pair.peer, tmp_path / "keys")
+    pair.raw.settimeout(0.0)
+    to_send, sent, ended = b"", 0, ""
+    while sent < 20_000_000 and not ended:
+        to_send = to_send or updates.records(1000)
+        with contextlib.suppress(BlockingIOError):
+            sent += (taken := pair.raw.send(to_send))
+            to_send = to_send[taken:]
+        try:
+            pair.tls.recv(RECV_BYTES)
+        except BlockingIOError:
+            pass
+        except TlsFailed as exc:
+            ended = str(exc)
+        assert len(pair.tls._unsent) <= MAX_UNSENT_BYTES
+    assert "TLS failed: the peer reads no answers" in ended
+    assert blocked
+    pair.close()
+
+
+def test_answers_that_were_blocked_are_sent_by_a_send_of_nothing(tmp_path: Path) -> None:
+    pair = Pair(Authority(tmp_path), keylog=tmp_path / "keys")
+    blocked: list[None] = []
+    pair.tls.on_unsent = lambda: blocked.append(None)
+    updates = KeyUpdates(pair.peer, tmp_path / "keys")
+    while not blocked:
+        pair.raw.sendall(updates.records(500))
+        with pytest.raises(BlockingIOError):
+            pair.tls.recv(RECV_BYTES)
+    with pytest.raises(BlockingIOError):
+        pair.tls.send(b"")
+    while True:
+        pair.drain()
+        try:
+            assert pair.tls.send(b"") == 0
+            break
+        except BlockingIOError:
+            pass
+    assert pair.tls._unsent == b""
+    pair.close()
 
 
 def test_a_peer_that_changes_its_keys(tmp_path: Path) -> None:

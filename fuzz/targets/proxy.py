@@ -70,7 +70,7 @@ def read_whole(stream: bytes) -> tuple[int, str | None] | None:
     if known is None or isinstance(known, str):
         return None
     assert isinstance(known, tuple)
-    if known[1] is not None:
+    if known[1]:
         address = parse(known[1])
         ipaddress.ip_address(address.host)
         assert str(address) == known[1]

@@ -39,7 +39,11 @@ def failures_told() -> Iterator[None]:
 
 
 def print_json(value: Any) -> None:
-    """On several lines for a person, on one for a program."""
+    """On several lines for a person, on one for a program; a peer's text can't drive a terminal."""
     indent = 2 if sys.stdout.isatty() else None
     text = json.dumps(value, ensure_ascii=False, indent=indent)
+    if not text.isascii() or "\x7f" in text:
+        from gtcp.server.logger import escape_json  # takes its time to import, and few need it
+
+        text = escape_json(text)
     click.echo(text.encode())

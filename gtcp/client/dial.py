@@ -200,12 +200,13 @@ def _introduced(sock: socket.socket, address: Address, trust: Trust | None) -> D
         return sock, b""
     try:
         stream: Stream = sock
-        received = b""
+        received, certificate = b"", ""
         if trust.tls is not None:
-            stream, received = _encrypted(sock, trust.tls, trust.server_name, address)
+            stream, certificate = _encrypted(sock, trust.tls, trust.server_name, address)
+            received = stream.received()
         talk = _Talk(stream, received, address)
         if trust.key is not None:
-            _prove(talk, trust.key)
+            _prove(talk, trust.key, certificate)
         else:
             # In TLS 1.3 a server looks at our certificate when our side is done already; what
             # it thinks of us shows in whether it answers.
@@ -216,10 +217,13 @@ def _introduced(sock: socket.socket, address: Address, trust: Trust | None) -> D
     return stream, talk.received
 
 
-def _encrypted(sock: socket.socket, tls: ClientTls, name: str, address: Address) -> Dialled:
+def _encrypted(
+    sock: socket.socket, tls: ClientTls, name: str, address: Address
+) -> tuple[TlsSocket, str]:
+    """Return TLS on top of the socket, and the digest of the server's certificate."""
     import ssl  # takes its time to import, and few need it
 
-    from gtcp.tls import explain
+    from gtcp.tls import digest, explain
     from gtcp.tls_socket import NotTls, TlsSocket
 
     stream = TlsSocket(sock, tls.context(), server_name=name)
@@ -231,13 +235,13 @@ def _encrypted(sock: socket.socket, tls: ClientTls, name: str, address: Address)
         raise Untrusted(f"{address}: the server can't be trusted: {explain(exc)}") from exc
     except ssl.SSLError as exc:
         raise Untrusted(f"{address}: TLS failed: {explain(exc)}") from exc
-    return stream, stream.received()
+    return stream, digest(stream.certificate(binary_form=True))
 
 
-def _prove(talk: _Talk, key: Key) -> None:
+def _prove(talk: _Talk, key: Key, certificate: str) -> None:
     from gtcp.secret import Nonce, Proof, Response  # takes its time to import, and few need it
 
-    response = Response(key)
+    response = Response(key, certificate)
     nonce = talk.ask(response.hello(), Nonce)
     proof = talk.ask(response.prove(nonce), Proof)
     if not response.is_proven_by(proof):

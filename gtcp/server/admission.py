@@ -5,6 +5,7 @@ All of it runs in the greenlet that owns the connection, and all that waits has 
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Callable
 from time import monotonic
@@ -14,7 +15,7 @@ import gevent
 from gevent import getcurrent
 
 from gtcp.address import host_of, of_peer
-from gtcp.protocol import OVERLOADED, Failure
+from gtcp.protocol import OVERLOADED, Failure, encode
 from gtcp.server.background_log import log_bug
 from gtcp.server.closing import MAX_IDENTITY_CHARS
 from gtcp.server.connection import Connection
@@ -95,14 +96,10 @@ class Admission:
             tune(entrant.sock, context.settings.keepalive)
         except OSError:  # it was reset before it was accepted
             return None
-        try:
-            if reason := context.too_many(host or ""):
-                raise Refused(OVERLOADED, reason)
-            if not proxied:
-                handshake.check_network(entrant)
-        except Refused as exc:
-            silently = handshake.tls is not None  # a line without TLS would not be understood
-            raise Refused(*exc.args, silently) from None
+        if not proxied:
+            handshake.check_network(entrant)
+        if reason := context.too_many(host or ""):
+            raise Refused(OVERLOADED, reason, handshake.refuses_silently(entrant))
         if handshake.waits(entrant):
             self._run_handshake(handshake, entrant, host)
         handshake.check_identity(entrant)
@@ -128,6 +125,10 @@ class Admission:
             context.hosts[host] += 1
         try:
             handshake.run(entrant)
+            if entrant.ignored:
+                names = escape(", ".join(entrant.ignored), MAX_IDENTITY_CHARS)
+                message = "%s: names in its certificate are ignored: %s"
+                context.rate_limited_log.warning(message, entrant.address, names)
         except gevent.Timeout as fired:
             if fired is not timer:
                 raise
@@ -145,16 +146,27 @@ class Admission:
         self._log_end(entrant, message)
         if any(silently):
             return None
+        reply = Failure(code, message)
+        if not self._context.may_linger:
+            _send_last(entrant, reply)
+            return None
         try:
             connection = Connection(entrant.sock, entrant.address, self._context, entrant.peer())
         except OSError:  # it has gone
             return None
         self._context.refuse(connection)
-        connection.refuse(Failure(code, message))
+        connection.refuse(reply)
         return connection
 
     def _log_end(self, entrant: Entrant, why: str) -> None:
         self._context.rate_limited_log.warning("%s: %s; closing", _name_of(entrant), why)
+
+
+def _send_last(entrant: Entrant, reply: Failure) -> None:
+    """Send a refusal as far as that takes no waiting; the connection is closed after it."""
+    with contextlib.suppress(OSError):  # the peer has gone, or takes nothing
+        entrant.sock.send(encode(reply) + b"\n")
+        entrant.sock.shutdown(socket.SHUT_WR)
 
 
 def _name_of(entrant: Entrant) -> str:

@@ -252,7 +252,7 @@ class ClosingConnection:
 
     def admits(self, command: Command) -> bool:
         """Return whether the peer may call this command; log it if it may not."""
-        if command.allow is None or fits(self.peer.identities, command.allow):
+        if command.allow is None or fits(self.peer.names, command.allow):
             return True
         self._context.rate_limited_log.warning(
             "%s (%s): may not call cmdid %d",

@@ -27,6 +27,10 @@ log = logging.getLogger(SERVER)
 #: Seconds between two looks for failures that were counted and have to be reported.
 REPORT_SECONDS = 5.0
 
+#: Refused connections that linger at a time, so that no reset destroys the refusal. Further ones
+#: are closed at once.
+MAX_REFUSED = 100
+
 
 class Connections(Collection[Any]):
     """A live view of a server's open connections."""
@@ -91,6 +95,16 @@ class Context:
         """Whether a connection is open or a handler is blocked."""
         return bool(self.connections or self.in_flight)
 
+    @property
+    def admitted(self) -> int:
+        """Open connections, without those that are refused."""
+        return len(self.connections) - len(self.refused)
+
+    @property
+    def may_linger(self) -> bool:
+        """Whether another refused connection may linger."""
+        return len(self.refused) < MAX_REFUSED
+
     def opened(self, connection: Any) -> None:
         """Count a connection that has passed the handshake."""
         self.connections.add(connection)
@@ -125,8 +139,7 @@ class Context:
 
     def too_many(self, host: str) -> str:
         """Return why another connection of this host exceeds a limit; empty if it does not."""
-        admitted = len(self.connections) - len(self.refused)
-        if admitted + self.entering >= self.max_connections:
+        if self.admitted + self.entering >= self.max_connections:
             return "too many connections"
         limit = self.settings.max_connections_per_address
         if limit is not None and self.hosts[host] >= limit:

@@ -58,8 +58,8 @@ class Commands:
             logger: where its failures are logged; by default its class's ``logger``.
             max_in_flight: how many calls of it may run at once in this process, None for as
                 many as the server takes at all. Others are refused with 429.
-            allow: who may call it: identities of peers (see ``Request.peer``), ``*`` stands
-                for one label; None is everybody. Others get 403.
+            allow: who may call it: identities of peers (see ``Peer.names``) such as
+                "key:billing.*", ``*`` stands for one label; None is everybody. Others get 403.
 
         Raises:
             ValueError: the cmdid is reserved, or registered already; a limit below 1.

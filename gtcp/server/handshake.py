@@ -17,7 +17,7 @@ import msgspec
 from gevent.socket import wait_read
 
 from gtcp.address import host_of
-from gtcp.identity import Peer, fits
+from gtcp.identity import Identity, Peer, fits, of_certificate
 from gtcp.protocol import (
     BAD_REQUEST,
     NOT_ALLOWED,
@@ -49,7 +49,7 @@ _decode_message = msgspec.json.Decoder(Message).decode
 
 
 class Refused(Exception):
-    """The peer is not let in: (code, message), which it is told if that can be."""
+    """The peer is not let in: (code, message), which it is told, or (code, message, silently)."""
 
 
 class Entrant:
@@ -58,16 +58,21 @@ class Entrant:
     Attributes:
         sock: what to read and write: the socket, or TLS on top of it.
         address: the peer; behind a proxy, the true origin.
-        names: what the peer has proven to be so far.
+        certificate: the SHA-256 of the certificate that was sent to it, in hexadecimal; empty
+            without TLS, and where no secret is asked for.
+        proven: the identities that the peer has proven so far.
+        ignored: names in its certificate that are not accepted as identities.
         received: what has been read and belongs to the next step.
     """
 
-    __slots__ = ("address", "names", "received", "sock")
+    __slots__ = ("address", "certificate", "ignored", "proven", "received", "sock")
 
     def __init__(self, sock: socket.socket, address: str) -> None:
         self.sock: Any = sock  # a socket, or TLS on top of one
         self.address = address
-        self.names: tuple[str, ...] = ()
+        self.certificate = ""
+        self.proven: list[Identity] = []
+        self.ignored: list[str] = []
         self.received = b""
 
     @property
@@ -77,7 +82,7 @@ class Entrant:
 
     def peer(self) -> Peer:
         """Who it is, as far as it is proven."""
-        return peer_of(self.sock, self.address, self.names)
+        return peer_of(self.sock, self.address, self.proven)
 
     def recv(self) -> bytes:
         """What comes next; waits for it.
@@ -98,13 +103,15 @@ class Handshake:
         tls: what to speak TLS with on TCP connections; None for no TLS.
         keys: the secrets of which every peer must prove one; empty for none.
 
-    Attributes:
-        proxies: the networks whose connections begin with a PROXY header.
+    Raises:
+        ValueError: the certificate can't be used.
     """
 
     def __init__(self, settings: Settings, tls: ssl.SSLContext | None, keys: list[Key]) -> None:
         self.tls = tls
         self._keys = keys
+        self._certificate = _digest_of(tls) if tls is not None and keys else ""
+        self._require_binding = settings.require_channel_binding
         self._allowed = settings.allow_identities
         self._networks = [ipaddress.ip_network(each) for each in settings.allow_networks]
         self._proxies = [ipaddress.ip_network(each) for each in settings.proxy_from]
@@ -131,11 +138,16 @@ class Handshake:
     def check_network(self, entrant: Entrant) -> None:
         """Raise Refused unless it may connect from where it is."""
         if self._networks and not entrant.is_unix and not _is_in(entrant, self._networks):
-            raise Refused(NOT_ALLOWED, "not allowed to connect from this network")
+            silently = self.refuses_silently(entrant)
+            raise Refused(NOT_ALLOWED, "not allowed to connect from this network", silently)
+
+    def refuses_silently(self, entrant: Entrant) -> bool:
+        """Whether a peer that has not begun TLS is just closed: it would not understand a line."""
+        return self.tls is not None and not entrant.is_unix
 
     def check_identity(self, entrant: Entrant) -> None:
         """Raise Refused unless it is one of those who may connect."""
-        if self._allowed and not fits(entrant.peer().identities, self._allowed):
+        if self._allowed and not fits(entrant.peer().names, self._allowed):
             raise Refused(NOT_ALLOWED, "not allowed to connect")
 
     def run(self, entrant: Entrant) -> None:
@@ -165,8 +177,9 @@ class Handshake:
         end, origin = found
         entrant.received = received[end:]
         if origin is not None:
-            entrant.address = origin
-            self.check_network(entrant)
+            if origin != proxy_header.UNKNOWN:
+                entrant.address = origin
+            self.check_network(entrant)  # an unknown origin counts as the proxy
 
     def _start_tls(self, entrant: Entrant, context: ssl.SSLContext) -> None:
         import ssl  # takes its time to import, and few need it
@@ -185,18 +198,25 @@ class Handshake:
             _let_read(plain)
             raise ConnectionAbortedError(f"TLS handshake failed: {explain(exc)}") from exc
         entrant.sock = tls
-        entrant.names = names_of(tls.certificate())
+        entrant.certificate = self._certificate
+        try:
+            names = names_of(tls.certificate())
+        except (ValueError, ssl.SSLError) as exc:  # text that is not UTF-8, or of no known encoding
+            raise Refused(NOT_ALLOWED, "the names in the certificate can't be decoded") from exc
+        entrant.proven, entrant.ignored = of_certificate(names)
         entrant.received = tls.received()
 
     def _have_proven(self, entrant: Entrant) -> None:
-        challenge = Challenge(self._keys)
+        challenge = Challenge(self._keys, entrant.certificate)
         while challenge.identity is None:
             message = _message(_line(entrant))
             answer = challenge.answer(message.params)
             if answer is None:
                 raise Refused(NOT_AUTHENTICATED, "the secret is wrong")
+            if self._require_binding and entrant.certificate and not challenge.is_bound:
+                raise Refused(NOT_AUTHENTICATED, "the proof is not bound to the certificate")
             send_all(entrant.sock, encode_lines([Success(answer, message.id)]))
-        entrant.names = (*entrant.names, challenge.identity)
+        entrant.proven.append(Identity("key", challenge.identity))
 
 
 def make_handshake(settings: Settings, keys: list[Key] | None) -> Handshake:
@@ -224,6 +244,12 @@ def make_handshake(settings: Settings, keys: list[Key] | None) -> Handshake:
             raise ValueError(f"secret_file and {VARIABLE} are both set: which one is meant?")
         keys = find_keys(settings.secret_file)
     return Handshake(settings, tls, keys)
+
+
+def _digest_of(tls: ssl.SSLContext) -> str:
+    from gtcp.tls import digest, sent_certificate
+
+    return digest(sent_certificate(tls))
 
 
 def _let_read(sock: socket.socket) -> None:

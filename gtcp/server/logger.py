@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import errno
+import json
 import logging
 import logging.handlers
 import os
@@ -30,10 +31,15 @@ MAX_TRACEBACK_CHARS = 16 * MAX_MESSAGE_CHARS
 
 CONSOLE_FORMAT = "%(asctime)s [%(process)d] %(levelname)-8s %(name)s: %(message)s"
 
-# C0 and C1 controls, line and paragraph separators, marks that reorder text, and lone
-# surrogates, which no file can be written with.
+# Characters that are not shown as themselves. By Unicode's categories: controls (Cc), format
+# characters (Cf: they reorder text, join it or are invisible, such as the tag characters), line and
+# paragraph separators (Zl, Zp), and lone surrogates (Cs), with which no file can be written. And
+# those that are invisible, by the property Default_Ignorable_Code_Point: variation selectors, ...
 _UNSAFE = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+    "[\x00-\x1f\x7f-\x9f\xad\u034f\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u115f\u1160"
+    "\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ud800-\udfff"
+    "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U000110bd\U000110cd\U00013430-\U0001343f"
+    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
 
 
@@ -43,6 +49,16 @@ def escape(text: str, max_chars: int = MAX_MESSAGE_CHARS) -> str:
     if len(text) <= max_chars and len(escaped) <= max_chars:
         return escaped
     return f"{escaped[:max_chars]}... ({len(text)} characters)"
+
+
+def escape_json(text: str) -> str:
+    """``text``, which is JSON, with the characters that ``escape`` replaces as JSON escapes."""
+    return _UNSAFE.sub(_escape_in_json, text)
+
+
+def _escape_in_json(match: re.Match[str]) -> str:
+    character = match.group()
+    return character if character == "\n" else json.dumps(character)[1:-1]
 
 
 def _escape_character(match: re.Match[str]) -> str:

@@ -23,6 +23,10 @@ _PROXY, _LOCAL = 1, 0
 _INET, _INET6 = 1, 2
 
 
+#: Stands for the address of a client that the proxy can't tell.
+UNKNOWN = ""
+
+
 class BadProxyHeader(Exception):
     """What came is no PROXY header."""
 
@@ -32,7 +36,8 @@ def read(data: bytes) -> tuple[int, str | None] | None:
 
     Returns:
         None when more bytes are needed; else how many bytes the header has, and the client's
-        address, which is None when the proxy speaks for itself (a health check) or can't tell.
+        address, which is UNKNOWN if the proxy can't tell, and None if the connection is the proxy's
+        own (a health check). An IPv4 address that is written as an IPv6 one is returned as IPv4.
 
     Raises:
         BadProxyHeader: there is none, or it is malformed.
@@ -52,7 +57,7 @@ def _text(data: bytes) -> tuple[int, str | None] | None:
         return None
     words = data[:end].decode("ascii", "replace").split(" ")
     if len(words) > 1 and words[1] == "UNKNOWN":
-        return end + 2, None
+        return end + 2, UNKNOWN
     if len(words) != 6 or words[1] not in ("TCP4", "TCP6"):
         raise BadProxyHeader("the PROXY line is malformed")
     return end + 2, _address(words[1], words[2], words[4])
@@ -67,7 +72,7 @@ def _address(family: str, host: str, port: str) -> str:
     # A scope ("fe80::1%eth0") may hold anything, and means nothing on this host.
     if number > 65535 or address.version != int(family[-1]) or "%" in host:
         raise BadProxyHeader("the PROXY line has a malformed address")
-    return str(Address(str(address), number))
+    return _written(address, number)
 
 
 def _binary(data: bytes) -> tuple[int, str | None] | None:
@@ -81,16 +86,23 @@ def _binary(data: bytes) -> tuple[int, str | None] | None:
     if len(data) < 16 + length:
         return None
     end = 16 + length
-    if command == _LOCAL or transport != 1:
+    if command == _LOCAL:
         return end, None
+    if transport != 1:
+        return end, UNKNOWN
     return end, _binary_address(family, data[16:end])
 
 
-def _binary_address(family: int, block: bytes) -> str | None:
+def _binary_address(family: int, block: bytes) -> str:
     size = {_INET: 4, _INET6: 16}.get(family)
     if size is None:
-        return None  # AF_UNSPEC or a unix socket: the proxy can't tell
+        return UNKNOWN  # AF_UNSPEC or a unix socket
     if len(block) < 2 * size + 4:
         raise BadProxyHeader("the PROXY header is too short for its addresses")
     (port,) = struct.unpack_from("!H", block, 2 * size)
-    return str(Address(str(ipaddress.ip_address(block[:size])), port))
+    return _written(ipaddress.ip_address(block[:size]), port)
+
+
+def _written(host: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int) -> str:
+    mapped = host.ipv4_mapped if isinstance(host, ipaddress.IPv6Address) else None
+    return str(Address(str(mapped or host), port))

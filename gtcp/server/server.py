@@ -39,9 +39,6 @@ from gtcp.sockets import close_quietly
 
 log = logging.getLogger(SERVER)
 
-#: Refused connections that get a reply at the same time; more are just closed.
-REFUSED = 100
-
 #: Seconds between two looks at what a drain still waits for.
 DRAIN_POLL_SECONDS = 0.01
 
@@ -352,9 +349,11 @@ class Server(Registration):
         return to_accept_from(self.settings, given, self._current_handshake().knows_peers)
 
     def _is_flooded(self) -> bool:
-        """Return whether so many connections are refused that further ones get no reply."""
+        """Return whether connections are closed without a word: none can be admitted or told."""
         context = self._context
-        return context is None or len(context.connections) >= context.max_connections + REFUSED
+        if context is None:
+            return True
+        return context.admitted >= context.max_connections and not context.may_linger
 
     def _wait_until_empty(self, context: Context, until: float) -> None:
         while context.busy and monotonic() < until:

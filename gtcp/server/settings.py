@@ -139,7 +139,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = False
     allow_identities: Annotated[
         tuple[str, ...],
-        rules.names("who may connect: names in certificates or of keys, uid:N; * is one label"),
+        rules.names("who may connect: dns:NAME, uri:URI, key:NAME, uid:N; * is one label"),
     ] = ()
     allow_networks: Annotated[
         tuple[str, ...], rules.networks("from where TCP connections are taken; empty is everywhere")
@@ -151,6 +151,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     secret_file: Annotated[
         str | None, rules.file("file with secrets, name:secret a line; every peer must prove one")
     ] = None
+    require_channel_binding: Annotated[
+        bool,
+        rules.switch(
+            "refuse clients before 0.3, whose proof of a secret is not bound to the TLS certificate"
+        ),
+    ] = False
     handshake_timeout: Annotated[
         float, rules.above(0, "seconds for PROXY header, TLS handshake and proof of a secret")
     ] = 5.0

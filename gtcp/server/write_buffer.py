@@ -51,6 +51,8 @@ class WriteBuffer:
         self._unsent = NOTHING
         self._flush_due = False
         self._watcher: Any = None
+        if hasattr(sock, "on_unsent"):  # TLS, which sends answers of its own
+            sock.on_unsent = self._block
 
     @property
     def empty(self) -> bool:
@@ -85,6 +87,8 @@ class WriteBuffer:
     def close(self) -> None:
         """Send nothing any more, and forget what was not sent."""
         self._owner = None
+        if hasattr(self._sock, "on_unsent"):
+            self._sock.on_unsent = None
         self.lines.clear()
         self._unsent = NOTHING
         if self._watcher is not None:
@@ -99,18 +103,25 @@ class WriteBuffer:
     def _send(self, data: bytes | memoryview, owner: Owner) -> None:
         try:
             sent = self._sock.send(data)
+            if sent == len(data):
+                return
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError:
             owner.close()
             return
-        if sent < len(data):
-            self._unsent = memoryview(data)[sent:]
-            self.blocked_since = monotonic()
-            if self._watcher is None:
-                self._watcher = get_hub().loop.io(self._sock.fileno(), WRITE)
-            self._watcher.start(self._on_writable)
-            owner.on_write_blocked()
+        self._unsent = memoryview(data)[sent:]
+        self._block()
+
+    def _block(self) -> None:
+        """Wait until the kernel takes more data: of the buffer, or of TLS itself."""
+        if self._owner is None or self.blocked_since is not None:
+            return
+        self.blocked_since = monotonic()
+        if self._watcher is None:
+            self._watcher = get_hub().loop.io(self._sock.fileno(), WRITE)
+        self._watcher.start(self._on_writable)
+        self._owner.on_write_blocked()
 
     def _on_writable(self) -> None:
         rest, self._unsent = self._unsent, NOTHING

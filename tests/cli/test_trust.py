@@ -42,7 +42,7 @@ def port(authority: Authority) -> Iterator[str]:
     )
     server = gtcp.Server(settings, secret=SECRET)
 
-    @server.handler(1, allow=["client.example"])
+    @server.handler(1, allow=["dns:client.example"])
     def who(request: gtcp.Request) -> Any:
         return request.peer.identities
 

@@ -55,6 +55,23 @@ class Authority:
         """A certificate for a DNS name and a URI, which trustme knows nothing of."""
         return self.sign("", x509.DNSName(dns), x509.UniformResourceIdentifier(uri))
 
+    def with_undecodable(self, kind: Any) -> str:
+        """A certificate with an alternative name that is not UTF-8."""
+        good, bad = b"spiffe://XXXX/", b"spiffe://\xff\xff\xff\xff/"
+        path = Path(self.sign("", kind(good.decode())))
+        key, _, certificate = path.read_bytes().partition(b"-----BEGIN CERTIFICATE")
+        parsed = x509.load_pem_x509_certificate(b"-----BEGIN CERTIFICATE" + certificate)
+        assert good in parsed.tbs_certificate_bytes
+        body = parsed.tbs_certificate_bytes.replace(good, bad)
+        signer: Any = serialization.load_pem_private_key(
+            self._authority.private_key_pem.bytes(), password=None
+        )
+        signature = signer.sign(body, ec.ECDSA(hashes.SHA256()))
+        algorithm = bytes.fromhex("300a06082a8648ce3d040302")  # ecdsa-with-SHA256
+        whole = _der(0x30, body + algorithm + _der(0x03, b"\0" + signature))
+        path.write_bytes(key + ssl.DER_cert_to_PEM_cert(whole).encode())
+        return str(path)
+
     def sign(self, common_name: str, *names: x509.GeneralName) -> str:
         """A file with key and certificate, made without trustme."""
         authority = x509.load_pem_x509_certificate(self._authority.cert_pem.bytes())
@@ -108,6 +125,14 @@ def encrypted(pem: bytes) -> bytes:
     """The same key with a password, and the rest."""
     key: Any = serialization.load_pem_private_key(pem, password=None)
     return _key_pem(key, b"password") + pem[pem.index(b"-----BEGIN CERTIFICATE") :]
+
+
+def _der(tag: int, content: bytes) -> bytes:
+    length = len(content)
+    if length < 128:
+        return bytes([tag, length]) + content
+    size = length.to_bytes((length.bit_length() + 7) // 8, "big")
+    return bytes([tag, 128 | len(size)]) + size + content
 
 
 def _key_pem(key: Any, password: bytes = b"") -> bytes:

@@ -84,6 +84,8 @@ V2 = (
     + socket.inet_aton("192.0.2.2")
     + struct.pack("!HH", 56789, 443)
 )
+UNSPECIFIED = SIGNATURE + b"\x21\x00\x00\x00"
+DATAGRAM = V2.replace(b"\x21\x11", b"\x21\x12")
 LOCAL = SIGNATURE + b"\x20\x00\x00\x00"
 
 
@@ -138,6 +140,32 @@ class TestProxy:
             with server.line() as line:
                 line.send(LOCAL, ABOUT)  # the proxy's own health check
                 assert line.reply()["code"] == 0
+
+    @pytest.mark.parametrize("header", [b"PROXY UNKNOWN\r\n", UNSPECIFIED, DATAGRAM])
+    def test_an_origin_that_the_proxy_can_not_tell_counts_as_the_proxy(self, header: bytes) -> None:
+        for networks, code in ((("10.0.0.0/8",), 403), (("127.0.0.1",), 0)):
+            options: Any = {"proxy_from": ("127.0.0.1",), "allow_networks": networks}
+            with serving(commands(), **options) as server, server.line() as line:
+                line.send(header, ABOUT)
+                assert line.reply()["code"] == code
+
+    def test_a_refused_origin_is_sent_no_plain_line_where_tls_is_spoken(
+        self, authority: Authority
+    ) -> None:
+        options: Any = {"proxy_from": ("127.0.0.1",), "allow_networks": ("10.0.0.0/8",)}
+        options["tls_cert"] = authority.issue("localhost")
+        with serving(commands(), **options) as server, server.line() as line:
+            line.send(V1)
+            assert line.at_end()
+
+    def test_a_unix_socket_beside_tls_is_told_why_it_is_refused(
+        self, short: Path, authority: Authority
+    ) -> None:
+        options: Any = {"tls_cert": authority.issue("localhost"), "max_connections": 1}
+        with serving(commands(), bind=(f"unix:{short}/s",), **options) as server:
+            with server.line() as first, server.line() as second:
+                assert first.ask(ABOUT)["code"] == 0
+                assert second.reply()["code"] == 429
 
     def test_the_limit_per_address_is_that_of_the_origin(self) -> None:
         options: Any = {"proxy_from": ("127.0.0.1",), "max_connections_per_address": 1}

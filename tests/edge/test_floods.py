@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import gtcp
+from gtcp.server.context import MAX_REFUSED
 from tests.helpers import PATIENCE, Line, eventually, process, serving
 
 PROC = pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="reads /proc")
@@ -145,6 +146,48 @@ def test_a_peer_that_connects_without_end_is_refused_and_the_others_live(
     assert "too many connections" in caplog.text
     # Ten a second, and a line for the rest.
     assert len(caplog.records) < 100
+
+
+def test_strangers_of_other_networks_keep_nobody_out(caplog: pytest.LogCaptureFixture) -> None:
+    """They are refused without being counted, however many linger at a time."""
+    settings = {"max_connections": 3, "allow_networks": ("127.0.0.2/32",)}
+    with serving(gtcp.Commands(), **settings) as running, ExitStack() as stack:
+
+        def known() -> Line:
+            return stack.enter_context(running.line(source="127.0.0.2"))
+
+        strangers = []
+        for number in range(400):
+            strangers.append(stack.enter_context(running.line()))
+            if number % 150 == 149:
+                assert known().ask(PING)["result"] == "pong"
+        context = running.server._context
+        assert context is not None
+        assert len(context.refused) <= MAX_REFUSED
+        assert context.admitted == 2
+        last = known()
+        assert last.ask(PING)["result"] == "pong"
+        refusal = {"code": 403, "message": "not allowed to connect from this network"}
+        assert [each.rest() for each in strangers] == [[refusal]] * len(strangers)
+        for each in strangers:
+            each.close()
+        eventually(lambda: len(running.server.connections) == 3)
+        assert known().reply()["code"] == 429  # the limit is for those that are admitted
+    assert len(caplog.records) < 100
+
+
+def test_those_that_fail_to_prove_a_secret_keep_nobody_out() -> None:
+    server = gtcp.Server(gtcp.Settings(port=0, max_connections=3), secret="s" * 32)
+    with serving(server) as running, ExitStack() as stack:
+        for number in range(300):
+            line = stack.enter_context(running.line())
+            line.send(PING)  # it is no proof
+            if number % 50 == 49:
+                with gtcp.Client(running.address, secret="s" * 32) as client:
+                    assert client.call(0) == "pong"
+        context = running.server._context
+        assert context is not None
+        assert len(context.refused) <= MAX_REFUSED
 
 
 @PROC

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import hmac
 import json
 import os
 import pickle
+import socket
+import ssl
+import sys
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +20,30 @@ import gevent
 import pytest
 
 import gtcp
-from gtcp.secret import Challenge, Hello, Key, Nonce, Proof, Prove, Response, find_keys, read_keys
+from gtcp import secret
+from gtcp.secret import (
+    BINDING_MARK,
+    Challenge,
+    Hello,
+    Key,
+    Nonce,
+    Proof,
+    Prove,
+    Response,
+    find_keys,
+    read_keys,
+)
+from gtcp.tls import sent_certificate, server_context
 from tests.client.fakes import fake_server
+from tests.edge.certificates import Authority
 from tests.helpers import PATIENCE, Serving, eventually, serving
 
 OLD = "billing.1:" + "o" * 32
 NEW = "billing.2:" + "n" * 32
 OTHER = "billing.1:" + "x" * 32
+
+#: What stands for the SHA-256 of a certificate.
+CERTIFICATE = "a" * 64
 
 
 def hello_with(more: bytes) -> bytes:
@@ -63,6 +86,61 @@ class TestExchange:
         assert challenge.answer(response.prove(nonce)) is None
         assert challenge.identity is None
 
+    @pytest.mark.parametrize("name", ["billing.1", "nobody", "billing", "\u00e9", ""])
+    @pytest.mark.parametrize("certificate", ["", CERTIFICATE])
+    def test_a_known_and_an_unknown_name_cost_the_same(
+        self, name: str, certificate: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """One proof is computed, over as many bytes and with as long a secret."""
+        computed: list[tuple[int, int]] = []
+        digest = hmac.digest
+
+        def counting(secret: bytes, words: bytes, name: str) -> bytes:
+            computed.append((min(len(secret), 64), len(words)))
+            return digest(secret, words, name)
+
+        longer = "billing.1:" + "o" * 200
+        challenge = Challenge(read_keys([longer, "other:" + "p" * 64]), certificate)
+        assert challenge.answer(Hello(name, "0" * 48 + BINDING_MARK)) is not None
+        monkeypatch.setattr(hmac, "digest", counting)
+        lines, made = self.lines_of(lambda: challenge.answer(Prove("0" * 64)))
+        assert made is None
+        words = len(name.encode()) + len("gtcp 1 client  ") + 2 * 64 + 1
+        assert computed == [(computed[0][0], words + (65 if certificate else 0))]
+        assert computed[0][0] in (32, 64)  # one block of HMAC's, however long the secret is
+        other = Challenge(read_keys([longer]), certificate)
+        other.answer(Hello("x" * 60, "0" * 48 + BINDING_MARK))
+        assert lines == self.lines_of(lambda: other.answer(Prove("0" * 64)))[0]
+
+    def lines_of(self, function: Any) -> tuple[list[tuple[str, int]], Any]:
+        """The lines of gtcp.secret that a call runs, and what it returns."""
+        lines: list[tuple[str, int]] = []
+
+        def trace(frame: Any, event: str, _arg: object) -> Any:
+            if not frame.f_code.co_filename.endswith("gtcp/secret.py"):
+                return None
+            if event == "line":
+                lines.append((frame.f_code.co_name, frame.f_lineno))
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            outcome = function()
+        finally:
+            sys.settrace(before)
+        return lines, outcome
+
+    def test_no_proof_is_accepted_for_an_unknown_name(self) -> None:
+        """Not even one with the secret that stands in for the missing one."""
+        challenge = Challenge(read_keys([OLD]))
+        hello = Hello("nobody", "0" * 64)
+        nonce = challenge.answer(hello)
+        assert isinstance(nonce, Nonce)
+        proof = secret._UNKNOWN.proof("nobody", "client", (hello.nonce, nonce.nonce), "")
+        assert challenge.answer(Prove(proof)) is None
+        assert challenge.identity is None
+
     def test_there_is_one_try(self) -> None:
         challenge, response = Challenge(read_keys([OLD])), Response(Key(OLD))
         nonce = challenge.answer(response.hello())
@@ -103,6 +181,204 @@ class TestExchange:
         nonce = challenge.answer(Hello("b", response.hello().nonce))
         assert isinstance(nonce, Nonce)
         assert challenge.answer(response.prove(nonce)) is None
+
+
+class TestBinding:
+    """Over TLS, proofs are bound to the server's certificate."""
+
+    def outcome(self, challenge: Challenge, response: Response, *, strip: bool = False) -> str:
+        """How the exchange of these two ends, with a relay in between that may strip the offer."""
+        nonce = challenge.answer(response.hello())
+        assert isinstance(nonce, Nonce)
+        proof = challenge.answer(response.prove(Nonce(nonce.nonce) if strip else nonce))
+        if proof is None:
+            return "refused by the server"
+        assert isinstance(proof, Proof)
+        return "proven" if response.is_proven_by(proof) else "refused by the client"
+
+    @pytest.mark.parametrize(
+        ("server", "client", "strip", "outcome"),
+        [
+            (CERTIFICATE, CERTIFICATE, False, "proven"),
+            (CERTIFICATE, "b" * 64, False, "refused by the server"),  # a relay in between
+            (CERTIFICATE, "b" * 64, True, "refused by the server"),  # which says that it is of 0.2
+            (CERTIFICATE, CERTIFICATE, True, "refused by the server"),
+            (CERTIFICATE, "", False, "proven"),  # a client of 0.2
+            ("", CERTIFICATE, False, "proven"),  # a server of 0.2, or without TLS behind a proxy
+            ("", "", False, "proven"),
+        ],
+    )
+    def test_who_trusts_whom(self, server: str, client: str, strip: bool, outcome: str) -> None:
+        challenge = Challenge(read_keys([OLD]), server)
+        assert self.outcome(challenge, Response(Key(OLD), client), strip=strip) == outcome
+
+    def test_the_servers_proof_is_bound_too(self) -> None:
+        """Even if the real server accepted a relayed proof, the client refuses the answer."""
+        response = Response(Key(OLD), CERTIFICATE)
+        hello = response.hello()
+        response.prove(Nonce("0" * 64, "certificate"))
+        for certificate in ("", "b" * 64):
+            proof = Key(OLD).proof("billing.1", "server", (hello.nonce, "0" * 64), certificate)
+            assert not response.is_proven_by(Proof(proof))
+
+    def test_the_words_are_those_of_the_documentation(self) -> None:
+        """Computed as docs/wire.md says, without gtcp."""
+
+        def by_hand(words: str) -> str:
+            return hmac.new(b"o" * 32, words.encode(), "sha256").hexdigest()
+
+        for certificate, version in (("", "1"), (CERTIFICATE, "2")):
+            challenge = Challenge(read_keys([OLD]), certificate)
+            client = "c" * 48 + "6774637062696e64"
+            answer = challenge.answer(Hello("billing.1", client))
+            assert isinstance(answer, Nonce)
+            assert answer.binding == ("certificate" if certificate else None)
+            rest = f"billing.1 {client} {answer.nonce}" + (certificate and f" {certificate}")
+            proof = challenge.answer(Prove(by_hand(f"gtcp {version} client {rest}")))
+            assert proof == Proof(by_hand(f"gtcp {version} server {rest}"))
+
+    @pytest.fixture
+    def real(self, authority: Authority) -> Iterator[Serving]:
+        with serving(guarded(OLD, tls_cert=authority.issue("localhost"))) as server:
+            yield server
+
+    @pytest.mark.parametrize("strips", [False, True])
+    def test_a_relay_with_a_certificate_of_its_own_is_refused(
+        self, authority: Authority, real: Serving, strips: bool
+    ) -> None:
+        """A server that the client calls connects to another one in the client's name."""
+        cert = authority.issue("relay.example", file="relay")
+        with relay(authority, cert, real.address, strips=strips) as where:
+            options: Any = {"ca": authority.ca, "server_name": "relay.example", "secret": OLD}
+            with gtcp.Client(f"tls://{where}", **options) as client:
+                with pytest.raises(gtcp.ConnectError, match="401 the secret is wrong") as caught:
+                    client.call(1)
+        assert caught.value.executed == "no"
+        assert not real.server.handled
+
+    def test_a_relay_with_the_servers_own_certificate_is_the_server(
+        self, authority: Authority, real: Serving
+    ) -> None:
+        """As a proxy that ends TLS and begins it again."""
+        cert = real.server.settings.tls_cert
+        assert cert is not None
+        with relay(authority, cert, real.address) as where:
+            options: Any = {"ca": authority.ca, "server_name": "localhost", "secret": OLD}
+            with gtcp.Client(f"tls://{where}", **options) as client:
+                assert client.call(1) == "billing.1"
+
+    def test_a_proxy_that_ends_tls(self, authority: Authority) -> None:
+        cert = authority.issue("localhost")
+        with serving(guarded(OLD)) as server:
+            with relay(authority, cert, server.address, encrypts=False) as where:
+                options: Any = {"ca": authority.ca, "server_name": "localhost", "secret": OLD}
+                with gtcp.Client(f"tls://{where}", **options) as client:
+                    assert client.call(1) == "billing.1"
+
+    @pytest.mark.parametrize("required", [False, True])
+    def test_a_client_of_0_2_is_accepted_unless_binding_is_required(
+        self, authority: Authority, required: bool
+    ) -> None:
+        settings = {"tls_cert": authority.issue("localhost"), "require_channel_binding": required}
+        with serving(guarded(OLD, **settings)) as server, server.line() as line:
+            context = authority.client_context()
+            line.sock = context.wrap_socket(line.sock, server_hostname="localhost")
+            response = Response(Key(OLD))  # knows nothing of a certificate
+            line.send(hello(response))
+            answer = line.reply()
+            if required:
+                assert answer["code"] == 401
+                assert answer["message"] == "the proof is not bound to the certificate"
+                return
+            prove = response.prove(Nonce(answer["result"]["nonce"]))
+            line.send({"cmdid": 0, "params": {"op": "prove", "proof": prove.proof}}, {"cmdid": 1})
+            proof, reply = line.replies(2)
+            assert response.is_proven_by(Proof(proof["result"]["proof"]))
+            assert reply["result"] == "billing.1"
+
+    def test_required_binding_is_for_tls_only(self) -> None:
+        with serving(guarded(OLD, require_channel_binding=True)) as server:
+            with gtcp.Client(server.address, secret=OLD) as client:
+                assert client.call(1) == "billing.1"
+
+    def test_required_binding_accepts_a_client_that_binds(self, authority: Authority) -> None:
+        settings = {"tls_cert": authority.issue("localhost"), "require_channel_binding": True}
+        with serving(guarded(OLD, **settings)) as server:
+            where = "tls://localhost:" + server.address.rpartition(":")[2]
+            with gtcp.Client(where, ca=authority.ca, secret=OLD) as client:
+                assert client.call(1) == "billing.1"
+
+    def test_the_certificate_is_the_one_in_use(self, authority: Authority) -> None:
+        """After a reload, and when the file has changed without one."""
+        cert = authority.issue("localhost")
+        with serving(guarded(OLD, tls_cert=cert)) as server:
+            where = "tls://localhost:" + server.address.rpartition(":")[2]
+            options: Any = {"ca": authority.ca, "secret": OLD}
+            for reloads in (False, True):
+                authority.issue("localhost")
+                if reloads:
+                    server.run(server.server.reload)
+                with gtcp.Client(where, **options) as client:
+                    assert client.call(1) == "billing.1"
+
+    @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+    @pytest.mark.parametrize("required", [False, True])
+    def test_the_certificate_that_a_context_sends(
+        self, authority: Authority, version: ssl.TLSVersion, required: bool
+    ) -> None:
+        cert = authority.issue("localhost")
+        context = server_context(cert, None, authority.ca, require_client_cert=required)
+        context.maximum_version = version
+        text = Path(cert).read_text()
+        pem = text[text.index("-----BEGIN CERTIFICATE") :]
+        assert sent_certificate(context) == ssl.PEM_cert_to_DER_cert(pem)
+        assert context.verify_mode == (ssl.CERT_REQUIRED if required else ssl.CERT_OPTIONAL)
+
+
+@contextmanager
+def relay(
+    authority: Authority, cert: str, to: str, *, strips: bool = False, encrypts: bool = True
+) -> Iterator[str]:
+    """A server that passes each line on to another one, and the replies back.
+
+    Args:
+        strips: whether it takes the offer to bind out of the answer to hello.
+        encrypts: whether it speaks TLS to the other one.
+    """
+
+    def pass_replies_on(source: Any, target: Any) -> None:
+        with suppress(OSError):
+            for line in source.makefile("rb"):
+                target.sendall(line.replace(b',"binding":"certificate"', b"") if strips else line)
+            target.close()
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                near, _ = listener.accept()
+                near = authority.server_context(cert).wrap_socket(near, server_side=True)
+                host, port = to.split(":")
+                far = socket.create_connection((host, int(port)))
+                if encrypts:
+                    far = authority.client_context().wrap_socket(far, server_hostname="localhost")
+                replies = threading.Thread(target=pass_replies_on, args=(far, near), daemon=True)
+                replies.start()
+                with suppress(OSError):
+                    for line in near.makefile("rb"):
+                        far.sendall(line)
+                with suppress(OSError):
+                    far.shutdown(socket.SHUT_RDWR)
+                replies.join(PATIENCE)
+                near.close()
+                far.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
 
 
 class TestKeys:

@@ -13,10 +13,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from cryptography import x509
 
 import gtcp
 from tests.edge.certificates import Authority, encrypted, self_signed
+from tests.edge.key_updates import KeyUpdates
 from tests.helpers import PATIENCE, Gate, Line, Serving, eventually, serving
 
 
@@ -214,6 +217,48 @@ class TestIdentity:
             with gtcp.Client(tls(server), ca=authority.ca) as client:
                 assert client.call(2) == [None, []]
 
+    @pytest.mark.parametrize("forged", ["uid:0", "key:billing.1", "UID:0"])
+    def test_a_uri_can_not_pass_for_another_kind(
+        self, authority: Authority, forged: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        table = commands()
+        table.handler(3, allow=["uid:0", "key:billing.*", forged])(lambda request: "done")
+        options = {"tls_cert": authority.issue("localhost"), "tls_ca": authority.ca}
+        cert = authority.with_uri("orders.example", forged)
+        with serving(table, **options) as server:
+            with gtcp.Client(tls(server), ca=authority.ca, cert=cert) as client:
+                assert client.call(2) == ["orders.example", ["orders.example"]]
+                with pytest.raises(gtcp.RemoteError, match="403"):
+                    client.call(3)
+            eventually(lambda: f"names in its certificate are ignored: {forged}" in caplog.text)
+
+    def test_a_dns_name_with_a_nul_or_a_line_break_is_none(
+        self, authority: Authority, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        options = {"tls_cert": authority.issue("localhost"), "tls_ca": authority.ca}
+        names = ["billing.example\0.evil.example", "a\nINFO forged", "\x1b[2J"]
+        cert = authority.sign("", *(x509.DNSName(each) for each in names))
+        with serving(commands(), **options) as server:
+            with gtcp.Client(tls(server), ca=authority.ca, cert=cert) as client:
+                assert client.call(2) == [None, []]
+            eventually(lambda: "are ignored: billing.example\\x00.evil" in caplog.text)
+            assert r"a\nINFO forged, \x1b[2J" in caplog.text
+
+    @pytest.mark.parametrize(
+        "kind", [x509.DNSName, x509.UniformResourceIdentifier, x509.RFC822Name]
+    )
+    def test_names_that_can_not_be_decoded_are_refused_with_one_line(
+        self, authority: Authority, kind: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        options = {"tls_cert": authority.issue("localhost"), "tls_ca": authority.ca}
+        cert = authority.with_undecodable(kind)
+        with serving(commands(), **options) as server:
+            why = "the names in the certificate can't be decoded"
+            assert f"403 {why}" in str(refused(server, ca=authority.ca, cert=cert))
+            eventually(lambda: caplog.text.count(f"{why}; closing") == 1)
+            assert "Traceback" not in caplog.text
+            assert not server.server.handled
+
     def test_the_common_name_is_none(self, authority: Authority) -> None:
         options = {"tls_cert": authority.issue("localhost"), "tls_ca": authority.ca}
         cert = authority.cn_only("billing.team.example")
@@ -316,6 +361,42 @@ class TestWire:
             assert line.ask({"cmdid": 1})["code"] == 0
             server.stop()
             assert line.rest() == [{"code": 503, "message": "going away"}]
+
+    def test_key_updates_of_a_peer_that_does_not_read_end_by_the_write_timeout(
+        self, authority: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """TLS answers each of them by itself: the connection is not read from meanwhile."""
+        context = authority.client_context()
+        context.keylog_filename = str(tmp_path / "keys")
+        cert = authority.issue("localhost")
+        with serving(commands(), tls_cert=cert, write_timeout=0.3) as server:
+            send_little(server)
+            with tls_line(server, context, receive_buffer=4096) as line:
+                updates = KeyUpdates(line.sock, tmp_path / "keys")
+                with socket.socket(fileno=socket.dup(line.sock.fileno())) as raw:
+                    raw.settimeout(PATIENCE)
+                    with suppress(ConnectionError):
+                        while True:
+                            raw.sendall(updates.records(1000))
+            eventually(lambda: "takes no replies; closing" in caplog.text)
+            assert not server.server.connections
+
+    def test_key_updates_before_the_secret_is_proven_end(
+        self, authority: Authority, tmp_path: Path
+    ) -> None:
+        context = authority.client_context()
+        context.keylog_filename = str(tmp_path / "keys")
+        settings = gtcp.Settings(port=0, tls_cert=authority.issue("localhost"))
+        settings = msgspec.structs.replace(settings, handshake_timeout=PATIENCE)
+        with serving(gtcp.Server(settings, secret="s" * 32)) as server:
+            send_little(server)
+            with tls_line(server, context, receive_buffer=4096) as line:
+                updates = KeyUpdates(line.sock, tmp_path / "keys")
+                with socket.socket(fileno=socket.dup(line.sock.fileno())) as raw:
+                    raw.settimeout(PATIENCE)
+                    with suppress(ConnectionError):
+                        while True:
+                            raw.sendall(updates.records(1000))
 
     def test_silence_is_closed_in_the_end(self, authority: Authority) -> None:
         cert = authority.issue("localhost")
@@ -458,6 +539,12 @@ def broken(line: Line) -> bool:
         return b"code" not in line.line()
     except OSError:
         return True
+
+
+def send_little(server: Serving) -> None:
+    """Have the kernel hold less for peers that do not read: connections inherit the size."""
+    (listener,) = server.server._listeners
+    listener.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
 
 
 def tls_line(server: Serving, context: ssl.SSLContext, **options: Any) -> Line:

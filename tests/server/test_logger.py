@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import threading
+import unicodedata
 
 import pytest
 
@@ -15,6 +17,7 @@ from gtcp.server.logger import (
     EscapingFormatter,
     configure,
     escape,
+    escape_json,
 )
 
 
@@ -248,6 +251,49 @@ def test_a_message_cannot_forge_a_line_or_drive_a_terminal(tmp_path):
 
 def test_letters_of_any_language_stay_as_they_are():
     assert escape("größe 大小 😀 C:\\new") == "größe 大小 😀 C:\\new"
+
+
+def test_every_character_that_is_not_shown_as_itself_is_escaped():
+    """By Unicode's categories: controls, format characters, separators of lines, surrogates."""
+    for number in range(sys.maxunicode + 1):
+        character = chr(number)
+        if unicodedata.category(character) in ("Cc", "Cf", "Zl", "Zp", "Cs"):
+            assert escape(character) == character.encode("unicode_escape").decode(), hex(number)
+            written = json.dumps([character], ensure_ascii=False)
+            assert json.loads(escape_json(written)) == [character]
+
+
+@pytest.mark.parametrize(
+    "character",
+    [
+        "\u061c",
+        "\u200b",
+        "\u2067",
+        "\ufeff",
+        "\ufe0f",
+        "\U000e0041",
+        "\U000e0100",
+        "\u3164",
+        "\xad",
+    ],
+)
+def test_invisible_and_reordering_characters_are_escaped(character):
+    assert escape(f"a{character}b") == f"a{character.encode('unicode_escape').decode()}b"
+
+
+def test_letters_and_symbols_are_not_escaped():
+    text = "größe 大小 😀 שלום مرحبا हिन्दी ไทย é e\u0301 \xa0 → 한국어"
+    assert escape(text) == text
+    assert escape_json(json.dumps({"a": [text]}, ensure_ascii=False, indent=2)) == json.dumps(
+        {"a": [text]}, ensure_ascii=False, indent=2
+    )
+
+
+def test_json_stays_the_same_json():
+    value = {"a\u202e": ["\x9b2J", "\U000e0041", "\n", "\u061c"]}
+    text = escape_json(json.dumps(value, ensure_ascii=False, indent=2))
+    assert json.loads(text) == value
+    assert text.isascii()
 
 
 @pytest.mark.parametrize("character", ["x", "\n", "\u2028"])

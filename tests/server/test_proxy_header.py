@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gtcp.server.proxy_header import MAX_TEXT, SIGNATURE, BadProxyHeader, read
+from gtcp.server.proxy_header import MAX_TEXT, SIGNATURE, UNKNOWN, BadProxyHeader, read
 
 
 def version_2(
@@ -25,14 +25,16 @@ V6 = socket.inet_pton(socket.AF_INET6, "2001:db8::1") * 2 + struct.pack("!HH", 5
 GOOD = [
     (b"PROXY TCP4 192.0.2.1 192.0.2.2 5 6\r\n", "192.0.2.1:5"),
     (b"PROXY TCP6 2001:db8::1 2001:db8::2 5 6\r\n", "[2001:db8::1]:5"),
-    (b"PROXY UNKNOWN\r\n", None),
-    (b"PROXY UNKNOWN ffff::1 ffff::1 65535 65535\r\n", None),
+    (b"PROXY UNKNOWN\r\n", UNKNOWN),
+    (b"PROXY UNKNOWN ffff::1 ffff::1 65535 65535\r\n", UNKNOWN),
     (version_2(V4), "192.0.2.1:5"),
     (version_2(V6, family=2), "[2001:db8::1]:5"),
     (version_2(V4 + b"\x04\x00\x01x"), "192.0.2.1:5"),  # a TLV behind the addresses
     (version_2(b"", command=0, family=0), None),  # LOCAL: a health check
-    (version_2(b"x" * 216, family=3), None),  # unix sockets
-    (version_2(b"", family=0), None),
+    (version_2(b"x" * 216, family=3), UNKNOWN),  # unix sockets
+    (version_2(b"", family=0), UNKNOWN),
+    (b"PROXY TCP6 ::ffff:192.0.2.1 ::1 5 6\r\n", "192.0.2.1:5"),
+    (version_2(bytes(10) + b"\xff\xff" + V4[:4] + V6[16:], family=2), "192.0.2.1:5"),
 ]
 
 

@@ -61,6 +61,7 @@ def test_the_defaults_pass_their_own_checks():
         "allow_networks": (),
         "proxy_from": (),
         "secret_file": None,
+        "require_channel_binding": False,
         "handshake_timeout": 5.0,
         "unix_mode": "600",
         "unix_owner": None,
