@@ -1,4 +1,4 @@
-"""Checks of what a client's methods are called with, before anything is sent."""
+"""Checks of the arguments of a client's methods, before anything is sent."""
 
 from __future__ import annotations
 

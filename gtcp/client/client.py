@@ -1,8 +1,8 @@
 """The client: an ordinary call that returns the result or raises.
 
-The way of a call: find the deadline, encode (a bad argument costs no connection), let the pool
-pick a connection, wait for the reply, return or raise; and once more when it is certain that
-the handler did not run, or the caller said that twice does no harm.
+The path of a call: find the deadline, let the pool pick a connection, encode and send the request,
+wait for the reply, return or raise. If the handler certainly did not run, or the call is idempotent,
+a failed call is tried again.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ DEFAULT_TIMEOUT = 30.0
 
 
 class _Default:
-    """What stands for "the client's own"."""
+    """The type of the default of an argument: use the client's own setting."""
 
 
 _DEFAULT: Final = _Default()
@@ -342,7 +342,7 @@ class Client:
         self._pools.close()
 
     def dial(self, deadline: float | None) -> Dialled:
-        """A new connection's socket, for who wants to see the bytes; see ``dial.dial``."""
+        """Return the socket of a new connection, to read and write bytes; see ``dial.dial``."""
         return dial(self.address, self._options, self._trust, self._history, deadline)
 
     def stats(self) -> dict[str, int]:
@@ -381,11 +381,14 @@ class Client:
         raw: bool,
         failure: Reply | GtcpError | None = None,
     ) -> Reply:
-        """See a call through to a reply that is final, from its start or a first failure on.
+        """Send a call, retry it if it fails, and return its final reply.
 
-        Always in the pool it began in, by which a call of the parent that goes on in a forked
-        child is recognised there: it is not sent by both, and told nothing. ``executed`` of
-        what is raised tells of all attempts together.
+        It stays with the pool in which it began. So if the process forks meanwhile, the child
+        recognises its copy of the call, which belongs to the parent, and blocks it for ever.
+        ``executed`` of the exception covers all attempts together.
+
+        Args:
+            failure: how a first attempt failed, if there was one.
         """
         attempt = 0
         earlier: Executed = "no"

@@ -70,7 +70,7 @@ RECV_BYTES = 120 * 1024
 #: Bytes of a line that is sent without asking the server how long lines may be.
 ASK_ABOVE = 64 * 1024
 
-#: Codes of a line without an id by which a server refuses a connection.
+#: Codes with which a server refuses a connection, in a line without an id.
 NOT_LET_IN = frozenset({NOT_AUTHENTICATED, NOT_ALLOWED, OVERLOADED})
 
 #: Seconds after which an idle connection is read from before it is used again.
@@ -318,7 +318,7 @@ class Connection:
         self._end(self._lost)
 
     def shut(self) -> None:
-        """Tell the server that the client goes; for other threads, which may do no more.
+        """Tell the server that the client goes; for other threads, which must not do more.
 
         Only its own thread may close the descriptor: it may be about to use its number.
         """
@@ -488,7 +488,7 @@ class Connection:
             raise
 
     def _receive(self) -> bytes | None:
-        """Return what comes next, b"" at the end; None when there is nothing, or it just broke."""
+        """Return data received, b"" at the end; None if there is none, or the connection broke."""
         try:
             data = self._sock.recv(RECV_BYTES)
         except (BlockingIOError, InterruptedError):
@@ -502,7 +502,7 @@ class Connection:
     # Replies
 
     def take(self, data: bytes) -> None:
-        """Deliver what was received."""
+        """Deliver the replies in data that was received."""
         replies, wrong = self._replies.feed(data)
         if replies:
             self._deliver(replies)

@@ -1,4 +1,4 @@
-"""What a client's options say about TLS and the secret."""
+"""TLS and the secret, from a client's options."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from gtcp.secret import Key
     from gtcp.tls import ClientTls
 
-#: Where there may be a secret that the program itself does not give.
+#: Environment variables that may hold the secret.
 SECRET_VARIABLES = ("GTCP_SECRET", "GTCP_SECRET_FILE")
 
 
@@ -26,7 +26,7 @@ def tls_of(
     if server_name is not None:
         check_text("server_name", server_name)
     if address.tls:
-        from gtcp.tls import ClientTls  # takes its time to import, and few need it
+        from gtcp.tls import ClientTls  # here: slow to import, and most clients do not need it
 
         return ClientTls(ca, cert, key)
     for name, value in {**given, "server_name": server_name}.items():
@@ -46,7 +46,10 @@ def key_of(secret: Any, path: str | None, default: object) -> Key | None:
         raise ValueError("secret and secret_file are both given: which one is meant?")
     if secret is None or (secret is default and path is None and not _in_environment()):
         return None
-    from gtcp.secret import find_keys, read_keys  # takes its time to import, and few need it
+    from gtcp.secret import (
+        find_keys,
+        read_keys,
+    )  # here: slow to import, and most clients do not need it
 
     if secret is default:
         return next(iter(find_keys(path)), None)

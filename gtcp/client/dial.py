@@ -1,7 +1,7 @@
-"""From an address to a socket on which calls can be sent: DNS, TCP, TLS, the secret.
+"""Opens a socket on which calls can be sent: name resolution, TCP, TLS, the secret.
 
-All of it within the connect timeout and the call's deadline. What fails here is certain not to
-have run: every exception says so, and why.
+All of it happens within the connect timeout and the call's deadline. A call that fails here
+certainly did not run; every exception says so, and why.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ T = TypeVar("T")
 
 RECV_BYTES = 65536
 
-#: The longest reply during the handshake, and more than any of them needs.
+#: The longest reply during the handshake.
 MAX_LINE_BYTES = 4096
 
 #: Answers to a handshake after which trying again can't help.
@@ -50,7 +50,7 @@ FINAL = frozenset({NOT_AUTHENTICATED, NOT_ALLOWED, WRONG_PARAMS})
 
 Stream: TypeAlias = "socket.socket | TlsSocket"
 
-#: A socket that is ready for calls, and what it has said already.
+#: A socket that is ready for calls, and the bytes that were already received on it.
 Dialled: TypeAlias = "tuple[Stream, bytes]"
 
 
@@ -96,7 +96,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Trust:
-    """Whom a client trusts, and how it shows who it is. For any number of threads.
+    """The server that a client trusts, and how the client authenticates. Thread-safe.
 
     Args:
         tls: what to speak TLS with; None for no TLS.
@@ -120,13 +120,13 @@ def dial(
     history: AddressHistory,
     deadline: float | None,
 ) -> Dialled:
-    """A connected, non-blocking socket whose peer has shown who it is, if that was asked for.
+    """Return a connected, non-blocking socket; TLS and the secret are done, where required.
 
     Args:
         history: the outcome of earlier attempts, by which the addresses of a name are ordered.
 
     Returns:
-        tuple: the socket, and what it has said already beyond that.
+        tuple: the socket, and bytes received on it beyond the handshake.
 
     Raises:
         ConnectError: name resolution, connecting, TLS or the secret failed, or it took longer
@@ -142,7 +142,7 @@ def dial(
         try:
             timer.start()
             sock = _tuned(_connected(address, history, progress), options)
-            return _introduced(sock, address, trust)
+            return _authenticated(sock, address, trust)
         finally:
             timer.close()
     except gevent.Timeout as fired:
@@ -162,7 +162,7 @@ def dial(
 
 def _translated(address: Address, exc: OSError | ValueError, progress: Progress) -> ConnectError:
     why = getattr(exc, "strerror", None) or exc
-    if isinstance(exc, OSError) and exc.errno == errno.EPROTO:  # what TlsSocket says of alerts
+    if isinstance(exc, OSError) and exc.errno == errno.EPROTO:  # an alert, from TlsSocket
         return Untrusted(f"{address}: {why}")
     if progress.failed and str(progress):
         why = progress
@@ -195,7 +195,7 @@ def _connected(address: Address, history: AddressHistory, progress: Progress) ->
 # TLS and the secret
 
 
-def _introduced(sock: socket.socket, address: Address, trust: Trust | None) -> Dialled:
+def _authenticated(sock: socket.socket, address: Address, trust: Trust | None) -> Dialled:
     if trust is None:
         return sock, b""
     try:
@@ -204,24 +204,24 @@ def _introduced(sock: socket.socket, address: Address, trust: Trust | None) -> D
         if trust.tls is not None:
             stream, certificate = _encrypted(sock, trust.tls, trust.server_name, address)
             received = stream.received()
-        talk = _Talk(stream, received, address)
+        exchange = _Exchange(stream, received, address)
         if trust.key is not None:
-            _prove(talk, trust.key, certificate)
+            _prove(exchange, trust.key, certificate)
         else:
-            # In TLS 1.3 a server looks at our certificate when our side is done already; what
-            # it thinks of us shows in whether it answers.
-            talk.ask(None, str)
+            # In TLS 1.3 the handshake is over for the client before the server verifies the client's
+            # certificate: only a reply shows that it was accepted.
+            exchange.ask(None, str)
     except BaseException:
         close_quietly(sock)
         raise
-    return stream, talk.received
+    return stream, exchange.received
 
 
 def _encrypted(
     sock: socket.socket, tls: ClientTls, name: str, address: Address
 ) -> tuple[TlsSocket, str]:
     """Return TLS on top of the socket, and the digest of the server's certificate."""
-    import ssl  # takes its time to import, and few need it
+    import ssl  # here: slow to import, and most clients do not need it
 
     from gtcp.tls import digest, explain
     from gtcp.tls_socket import NotTls, TlsSocket
@@ -238,21 +238,21 @@ def _encrypted(
     return stream, digest(stream.certificate(binary_form=True))
 
 
-def _prove(talk: _Talk, key: Key, certificate: str) -> None:
-    from gtcp.secret import Nonce, Proof, Response  # takes its time to import, and few need it
+def _prove(exchange: _Exchange, key: Key, certificate: str) -> None:
+    from gtcp.secret import Nonce, Proof, Response  # here: as above
 
     response = Response(key, certificate)
-    nonce = talk.ask(response.hello(), Nonce)
-    proof = talk.ask(response.prove(nonce), Proof)
+    nonce = exchange.ask(response.hello(), Nonce)
+    proof = exchange.ask(response.prove(nonce), Proof)
     if not response.is_proven_by(proof):
-        raise Untrusted(f"{talk.address}: the server does not know the secret")
+        raise Untrusted(f"{exchange.address}: the server does not know the secret")
 
 
-class _Talk:
-    """A few requests before the calls, one after another.
+class _Exchange:
+    """Requests and replies of the handshake, one after another.
 
     Attributes:
-        received: what has been read and not been used.
+        received: bytes received and not used yet.
     """
 
     def __init__(self, stream: Stream, received: bytes, address: Address) -> None:
@@ -262,7 +262,7 @@ class _Talk:
         self._count = 0
 
     def ask(self, params: Any, kind: type[T]) -> T:
-        """Send one request of cmdid 0; returns its result."""
+        """Send one request of cmdid 0; return its result."""
         self._count += 1
         reply = self._reply(encode_request(Outgoing(0, self._count, None, params)))
         if reply.code != 0:
@@ -277,7 +277,7 @@ class _Talk:
         try:
             send_all(self._stream, line)
         except OSError as exc:
-            broken = exc  # it has said why, perhaps
+            broken = exc  # the server may have sent the reason
         line = self._line(broken)
         try:
             return read_reply(line)

@@ -1,12 +1,12 @@
-"""Which connection takes a call: finds one with room, opens another, or waits for a free place.
+"""The connection pool: picks a connection with room for a call, opens one, or waits for a place.
 
-A connection carries many calls, so one is usually enough; another is opened only when every
-open one is full. Greenlets that find no connection at all wait for the one that is being
-opened instead of opening one each. A pool belongs to one hub: every OS thread has its own.
+A connection carries many calls, so one is usually enough; another is opened only if all open ones
+are full. Greenlets that find no connection wait for one that is being opened instead of opening one
+each. A pool belongs to one hub: every OS thread has its own.
 
-Who waits in the queue is woken, never handed anything: he looks for himself, and queues again
-when somebody was faster. So a wake-up too many does no harm, and one that goes to a greenlet
-that is being killed is passed on.
+A greenlet that is woken up in the queue checks for room itself, and queues again if another call
+took it. So a wake-up too many does no harm, and one for a greenlet that is being killed is passed
+on to the next.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from gtcp.client.history import AddressHistory
 from gtcp.errors import CallTimeout, ClientClosed, ConnectError, GtcpError, PoolTimeout, Untrusted
 from gtcp.protocol import Outgoing, encode_request
 
-#: Seconds after which opening one more is tried again, when it failed and others are open.
+#: Seconds before opening another connection is tried again, if it failed and others are open.
 REOPEN_AFTER = 1.0
 
 CLOSED = "the client is closed"
@@ -53,10 +53,10 @@ class Pool:
         self._reopen_at = 0.0
         self._queue: deque[AsyncResult[None]] = deque()
         self._ended_counts = {"sent": 0, "dropped": 0}
-        self._closed = ""  # or why it is
+        self._closed = ""  # or the reason
 
     def ready(self) -> Connection | None:
-        """A connection with room for a call; None when one has to be opened or waited for."""
+        """Return a connection with room for a call; None if one has to be opened or waited for."""
         if self._queue:
             return None
         if len(self.connections) == 1 and self._options.min_connections == 1:
@@ -72,11 +72,11 @@ class Pool:
         return self._with_room()
 
     def still_ready(self, connection: Connection) -> bool:
-        """Whether one that was ready is so for another call: not idle, and nobody waits."""
+        """Return whether this busy connection has room for another call, and no call waits."""
         return bool(connection.waiting) and not self._queue and self._has_room(connection)
 
     def get(self, deadline: float | None) -> Connection:
-        """A connection with room for a call; opens one or waits, if it has to.
+        """Return a connection with room for a call; open one or wait, if necessary.
 
         Raises:
             PoolTimeout: every connection was full until the deadline.
@@ -97,12 +97,12 @@ class Pool:
     def get_for(
         self, cmdid: int, params: Any, deadline: float | None, meta: dict[str, str] | None
     ) -> Connection:
-        """As ``get``, when none is ready; a bad argument is found before one is opened."""
+        """Like ``get``, if none is ready; bad params raise before a connection is opened."""
         encode_request(Outgoing(cmdid, params=params, meta=meta))
         return self.get(deadline)
 
     def fill(self, deadline: float | None) -> None:
-        """Open connections until there are as many as there are at least to be.
+        """Open connections until there are ``min_connections``.
 
         Raises:
             ConnectError: one could not be opened, or the client is closed.
@@ -121,20 +121,20 @@ class Pool:
         self._fail_queue(ClientClosed(CLOSED))
 
     def shut(self) -> None:
-        """From another thread: take no more calls, and say goodbye where none is in flight."""
+        """Accept no more calls, and end the connections without calls; for other threads."""
         self._closed = CLOSED
         for connection in list(self.connections):
             if not connection.waiting:
                 connection.shut()
 
     def abandon(self, stop_watching: bool) -> None:
-        """Forget everything without a word to the server; see ``Connection.abandon``."""
+        """Drop all connections without writing anything; see ``Connection.abandon``."""
         self._closed = "the call was made in the process that this one was forked from"
         for connection in self.connections:
             connection.abandon(stop_watching)
 
     def counts(self) -> dict[str, int]:
-        """For ``Client.stats``: connections, in_flight, opened, sent, dropped."""
+        """Return what ``Client.stats`` shows: connections, in_flight, opened, sent, dropped."""
         live = self.connections
         return {
             "connections": len(live),
@@ -145,7 +145,7 @@ class Pool:
         }
 
     def _with_room(self) -> Connection | None:
-        """The usable connection with the fewest calls in flight; None to open one or wait."""
+        """Return the connection with the fewest calls in flight; None to open one or wait."""
         best, fewest, usable = None, self._options.max_in_flight, 0
         for connection in self.connections:
             if connection.usable and not connection.writer.busy:
@@ -162,7 +162,7 @@ class Pool:
         return len(connection.waiting) < self._options.max_in_flight
 
     def _too_few(self, usable: int) -> bool:
-        """Whether another connection is to be opened, though there may be room."""
+        """Return whether there are fewer than ``min_connections``, and one may be opened now."""
         too_few = usable + len(self._opening) < self._options.min_connections
         return too_few and (not usable or monotonic() >= self._reopen_at)
 
@@ -174,14 +174,14 @@ class Pool:
             return False
         if usable and monotonic() < self._reopen_at:
             return False
-        # Those who wait for the connections being opened will find room there.
+        # The calls in the queue will find room on the connections that are being opened.
         return len(self._queue) >= len(self._opening) * self._options.max_in_flight
 
     def _count_usable(self) -> int:
         return sum(each.usable for each in self.connections)
 
     def _opened(self, deadline: float | None) -> Connection | None:
-        """A new connection; None when there is none to be had, but others are open."""
+        """Return a new connection; None if none can be opened, but others are open."""
         try:
             return self._open(deadline)
         except ConnectError:
@@ -218,7 +218,7 @@ class Pool:
         except BaseException:
             if connection is not None:
                 connection.close()
-            self._wake(1)  # this caller gives up: the next in the queue has to open one
+            self._wake(1)  # the next call in the queue has to open one
             raise
         finally:
             self._opening.discard(token)
@@ -231,7 +231,7 @@ class Pool:
         return connection
 
     def _look_at(self, connection: Connection, received: bytes) -> None:
-        """What it said while it was being opened; raises ConnectError if that was goodbye."""
+        """Take what the server sent during the handshake; raise ConnectError if it goes away."""
         connection.take(received)
         if not connection.usable:
             connection.retire()
@@ -239,7 +239,7 @@ class Pool:
             raise ConnectError(f"{self._address}: the server goes away")
 
     def _wait(self, deadline: float | None) -> None:
-        """Queue until there may be a free place, or a connection that somebody else opens."""
+        """Wait in the queue until there may be room, or another call has opened a connection."""
         place: AsyncResult[None] = AsyncResult()
         try:
             self._queue.append(place)
@@ -250,7 +250,7 @@ class Pool:
             if place in self._queue:
                 self._queue.remove(place)
             if place.ready():
-                self._wake(1)  # it was this one's turn: it goes to the next
+                self._wake(1)  # pass the wake-up on to the next
             raise
         place.get()
 
@@ -264,14 +264,14 @@ class Pool:
             self._queue.popleft().set(None)
 
     def _freed(self) -> None:
-        """Calls have ended: as many of the queue as there are places may look for one."""
+        """Wake up as many waiting calls as there are free places."""
         if self._queue:
             limit = self._options.max_in_flight
             places = sum(limit - len(each.waiting) for each in self.connections if each.usable)
             self._wake(places + self._may_open())
 
     def _fail_queue(self, exc: GtcpError) -> None:
-        """Those who waited for this connection get the same answer, in exceptions of their own."""
+        """Fail the calls that waited for this connection, each with an exception of its own."""
         queue, self._queue = self._queue, deque()
         for place in queue:
             place.set_exception(_another(exc))
@@ -285,6 +285,6 @@ class Pool:
 
 
 def _another(exc: GtcpError) -> GtcpError:
-    """An equal exception: one object raised in several greenlets would mix their tracebacks."""
+    """Return an equal exception: one object raised in several greenlets mixes their tracebacks."""
     kind = type(exc) if isinstance(exc, ClientClosed | Untrusted) else ConnectError
     return kind(str(exc))

@@ -1,9 +1,9 @@
 """A client's pools: one for every OS thread that uses it.
 
 A socket's watchers belong to the event loop of one thread, so threads share the client but no
-connection. A pool is made when its thread first calls, and ended with the thread. A forked
-child inherits descriptors that are still its parent's: it closes its copies without a word on
-the wire and starts anew.
+connection. A pool is created by the first call of its thread, and closed when the thread ends. A
+forked child inherits descriptors that belong to its parent: it closes its copies without writing to
+them, and opens connections of its own.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from gtcp.client.pool import CLOSED, Pool
 from gtcp.errors import ClientClosed
 from gtcp.sockets import original
 
-#: The system's own, whether or not gevent has patched the modules: threads are meant here.
+#: The system's own, whether or not gevent has patched the modules: these are for OS threads.
 _SystemLocal: type[Any] = original("_thread", "_local")
 _new_lock: Callable[[], Any] = original("_thread", "allocate_lock")
 _thread_ident: Callable[[], int] = original("_thread", "get_ident")
@@ -48,7 +48,7 @@ class Pools:
         _in_this_process.add(self)
 
     def here(self) -> Pool:
-        """The calling thread's pool.
+        """Return the calling thread's pool.
 
         Raises:
             ConnectError: the client is closed.
@@ -91,11 +91,11 @@ class Pools:
         _used_in_this_thread(hub).discard(self)
 
     def leave_to_parent(self, here: int) -> None:
-        """In a forked child: forget what is the parent's.
+        """Drop the parent's connections; called in a forked child.
 
         Args:
-            here: the thread that lives on in the child; the others' event loops may have
-                been in any state, and are not touched.
+            here: the thread that exists in the child. The event loops of the others may have been
+                in any state, and are not touched.
         """
         pools, self._pools = self._pools, {}
         self._past_lock = _new_lock()
@@ -105,7 +105,7 @@ class Pools:
         _orphans.append(pools)
 
     def counts(self) -> Counter[str]:
-        """The sum over all threads of what ``Pool.counts`` says."""
+        """Return the sum of ``Pool.counts`` over all threads."""
         total = Counter(self._past)
         for pool in list(self._pools.values()):
             total.update(pool.counts())
@@ -116,32 +116,32 @@ class Pools:
         if not self._closed:
             self._pools[hub] = pool
             _used_in_this_thread(hub).add(self)
-        if self._closed:  # looked at again: another thread may have closed it meanwhile
+        if self._closed:  # checked again: another thread may have closed it meanwhile
             self.end(hub)
             raise ClientClosed(CLOSED)
         return pool
 
     def _end_from_outside(self, hub: Any, pool: Pool) -> None:
-        """End another thread's pool: its calls in flight have to be told in its own hub.
+        """End another thread's pool. Its calls in flight have to be failed in its own hub.
 
-        A thread that is not in its hub may not come there for long, so the server is told now.
+        That thread may not run its hub for a long time, so the connections are shut down now.
         """
         pool.shut()
         try:
             hub.loop.run_callback_threadsafe(self.end, hub)
         except (AttributeError, ValueError):
-            pass  # the thread has ended this moment, and ended its pools
+            pass  # the thread has just ended, and closed its pools
 
 
-#: Counts that say how things are, not what has been.
+#: Counts of the present; the others are totals.
 _NOW = frozenset({"connections", "in_flight"})
 
 
 class _Thread:
-    """What is to be given back when an OS thread ends: it is freed then, with its locals.
+    """Releases a thread's pools and hubs when the thread ends: it is freed with its locals.
 
-    A forked child frees the locals of the threads that it does not have; nothing is its to
-    give back, and the hubs are not of its own thread.
+    A forked child frees the locals of threads that it does not have. It must release nothing then:
+    the hubs belong to other threads.
     """
 
     def __init__(self) -> None:
@@ -150,7 +150,7 @@ class _Thread:
 
 
 class _Locals(_SystemLocal):  # type: ignore[misc]
-    """Where an OS thread keeps it."""
+    """The locals of an OS thread."""
 
     thread: _Thread
 
@@ -159,7 +159,7 @@ _locals = _Locals()
 
 
 def _used_in_this_thread(hub: Any) -> set[Pools]:
-    """The clients to be closed when this thread ends, of those that used this hub."""
+    """Return the set of clients that used this hub and are closed when the thread ends."""
     if hub.loop is None or hub.loop.default:
         return set()  # the main thread ends with the process
     if not hasattr(_locals, "thread"):
@@ -178,25 +178,25 @@ def _thread_ended(used: dict[Any, set[Pools]], pid: int) -> None:
 
 
 def _destroy(hub: Any) -> None:
-    """Give back the descriptors of a hub whose thread ends.
+    """Close the descriptors of a hub whose thread ends.
 
-    By now gevent may have lost its own note of the thread's hub. Ending the hub's thread pool
-    (names are resolved there) sleeps, and for that gevent would make a new one.
+    gevent may already have forgotten the thread's hub. Ending the hub's thread pool sleeps, for
+    which gevent would create a new one.
     """
     set_hub(hub)
     hub.destroy(destroy_loop=True)
 
 
-# Mutable, at module level: a fork has to find every client, and what the parent's
-# greenlets wait for in the child has to be kept, since freeing a greenlet runs its cleanup.
+# Mutable, at module level: after a fork every client has to be found. Whatever the copies of the
+# parent's greenlets wait for has to be kept: freeing a greenlet runs its cleanup code.
 _in_this_process: weakref.WeakSet[Pools] = weakref.WeakSet()
 _orphans: list[Any] = []
 
 
 def never_return() -> NoReturn:
-    """Stop the calling greenlet for good: it is a copy of one that goes on in the parent.
+    """Block the calling greenlet for ever: it is a copy of one that goes on in the parent.
 
-    Whatever it were told about its call would be wrong: the call is the parent's.
+    The call belongs to the parent, so no outcome of it would be right here.
     """
     _orphans.append(getcurrent())
     while True:

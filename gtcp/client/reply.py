@@ -1,4 +1,4 @@
-"""What a server sends, as replies: looked at before it is decoded, since nobody is trusted yet.
+"""From the bytes that a server sends to replies. They are checked before they are decoded.
 
 Bytes and meaning only, no sockets.
 """
@@ -27,10 +27,10 @@ from gtcp.protocol import (
 
 Decode: TypeAlias = Callable[[bytes], Reply]
 
-#: How deep a reply may nest: it guards the decoder, the server has its own, lower limit.
+#: How deep a reply may nest. It protects the decoder; the server has its own, lower limit.
 MAX_REPLY_DEPTH = 500
 
-#: Of what a peer says that does not speak gtcp, so much is told.
+#: Bytes of an unreadable line that an error message shows.
 MAX_SHOWN_BYTES = 40
 
 
@@ -60,7 +60,7 @@ class Replies:
         self._decode = decode_raw_reply
 
     def alone(self, data: bytes) -> Reply | None:
-        """A reply that came alone, the short way; None when the data needs the long one."""
+        """Return the reply if the data is exactly one plain line; None if it needs ``feed``."""
         size = len(data)
         if (
             size > self._short
@@ -75,11 +75,11 @@ class Replies:
             return None
 
     def feed(self, data: bytes) -> tuple[list[Reply], str]:
-        """Take what was received.
+        """Take data that was received.
 
         Returns:
-            The replies that are complete now, and what is wrong behind them: nothing can
-            follow that. It is empty when nothing is.
+            The replies that are complete now, and what is wrong with the line behind them (nothing
+            can follow it): an empty string if nothing is.
         """
         replies, wrong = _read(self._buffer.feed(data), self._decode)
         if self._buffer.overflow and not wrong:
@@ -123,7 +123,7 @@ def _cached_decoder(wanted: Any) -> Callable[[msgspec.Raw], Any]:
 
 
 def error_of(reply: Reply) -> RemoteError:
-    """The exception for a reply whose code is not 0."""
+    """Return the exception for a reply whose code is not 0."""
     kind = RemoteTimeout if reply.code == DEADLINE_EXCEEDED else RemoteError
     return kind(reply.code, reply.message, reply.data)
 
@@ -135,12 +135,12 @@ def _read(data: bytes, decode: Decode) -> tuple[list[Reply], str]:
         try:
             return list(map(decode, lines)), ""
         except UNREADABLE:
-            pass  # some line is not right
+            pass  # one of the lines is wrong
     return _read_one_by_one(lines, decode)
 
 
 def _read_one_by_one(lines: list[bytes], decode: Decode) -> tuple[list[Reply], str]:
-    """Find out which line is wrong; what came before it still counts."""
+    """Find the line that is wrong; the replies before it still count."""
     replies: list[Reply] = []
     for line in lines:
         try:
@@ -151,7 +151,7 @@ def _read_one_by_one(lines: list[bytes], decode: Decode) -> tuple[list[Reply], s
 
 
 def _not_a_reply(line: bytes, exc: Exception) -> str:
-    """What is wrong with a line. Shown is only what can't be a reply: no application's data."""
+    """Describe what is wrong with a line, without showing data of the application."""
     if line.startswith(b"{"):
         return f"not a reply: {exc}"
     start = ascii(line[:MAX_SHOWN_BYTES].rstrip().decode("latin-1"))

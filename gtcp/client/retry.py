@@ -1,9 +1,9 @@
-"""When a failed call is tried again, and how long after.
+"""Retries: when a failed call is tried again, and after which pause.
 
-Only what certainly did not run is, or anything if its caller called it idempotent. A budget
-(a token bucket, refilled with time) keeps a dead server from getting several times the load.
-A server that says it is going away (503) costs no token: it is there, and every call in flight
-on the connection is told so at the same moment.
+Only a call that certainly did not run is retried, or any call that is idempotent. A retry budget (a
+token bucket, refilled with time) keeps a dead server from getting a multiple of the load. A server
+that goes away (503) costs no token: it is alive, and all calls in flight on the connection fail at
+the same moment.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from gtcp.errors import (
 )
 from gtcp.protocol import GOING_AWAY
 
-#: Seconds before the first repetition of a call that found no connection; doubled each time.
+#: Seconds before the first retry of a call that found no connection; doubled for each further one.
 FIRST_BACKOFF = 0.02
 LONGEST_BACKOFF = 1.0
 
-#: Tokens in a full bucket, and how many come back each second.
+#: Tokens in a full bucket, and how many are added each second.
 BUDGET = 100.0
 REFILL_PER_SECOND = 10.0
 
@@ -38,10 +38,10 @@ class Retry:
     """The retries of one client.
 
     Args:
-        retries: how often one call is tried again at most.
+        retries: how often one call is retried, at most.
 
     Attributes:
-        count: repetitions so far.
+        count: retries so far.
 
     Raises:
         ValueError: when it is negative.
@@ -58,10 +58,10 @@ class Retry:
     def wait_or_raise(
         self, error: GtcpError, attempt: int, idempotent: bool, deadline: float | None
     ) -> None:
-        """Return when the call may be tried again; raise its error when it may not be.
+        """Wait until the call may be retried; raise its error if it may not be.
 
         Args:
-            attempt: which one failed, from 1.
+            attempt: the number of the attempt that failed, from 1.
         """
         pause = self._pause(error, attempt)
         left = None if deadline is None else deadline - monotonic()
@@ -87,7 +87,7 @@ class Retry:
 
     @staticmethod
     def _pause(error: GtcpError, attempt: int) -> float:
-        """Nothing the first time that another connection may do; else backoff with jitter."""
+        """Return 0 for the first retry if another connection may work; else backoff with jitter."""
         if attempt == 1 and not isinstance(error, ConnectError):
             return 0.0
         longest = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** (attempt - 1))

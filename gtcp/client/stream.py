@@ -1,9 +1,9 @@
 """Many calls as one stream: what ``Client.map`` has in flight.
 
-No greenlet per call: the next lines are queued while results are taken, so the lines of a
-whole window leave in a few sends and their replies are read in a few reads. Memory is bounded
-by the window, however long the stream. A call that fails leaves the stream and goes on as an
-ordinary call, in a greenlet of its own, which may try it again.
+There is no greenlet per call: the next lines are queued while results are taken, so the lines of a
+whole window leave in a few sends and their replies arrive in a few reads. Memory is bounded by the
+window, however long the stream is. A call that fails leaves the stream and continues as an ordinary
+call in a greenlet of its own, which may retry it.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from gtcp.protocol import GOING_AWAY, Reply
 
 Outcome = Reply | Exception
 
-#: Into so many rows the window is divided. Calls are sent, and results taken, a row at a time: a
-#: connection is picked once for a row, and the other rows stay in flight.
+#: The window is divided into this many rows. Calls are sent and results taken one row at a time: a
+#: connection is picked once for each row, and the other rows stay in flight.
 ROWS = 8
 
-#: Seconds that results which are there may wait while a row is sent.
+#: Seconds that available results may wait while a row is sent.
 PATIENCE = 0.001
 
 
@@ -70,11 +70,11 @@ class Stream:
         pool: whose connections take the calls.
         cmdid, meta: what all calls have in common.
         timeout: seconds for each call, from when it is sent; None for no limit.
-        window: so many calls are in flight or not yet taken, at most.
+        window: how many calls may be in flight or not yet taken.
         ordered: whether results are taken in the order of the calls.
         raw: leave results undecoded.
-        complete: makes an ordinary call of one that failed; gets its params, deadline and
-            failure, returns the reply or raises.
+        complete: continues a call that failed as an ordinary call; gets its params, deadline
+            and failure, returns the reply or raises.
     """
 
     def __init__(
@@ -97,14 +97,14 @@ class Stream:
         self._raw = raw
         self._complete = complete
         self._count = 0  # in flight or not yet taken
-        self._next: deque[Item] = deque()  # to be taken: all of them, or those that are done
+        self._next: deque[Item] = deque()  # to be taken: all items, or if unordered those done
         self._abandoned = False
         self._pid = os.getpid()
         self._helpers: set[Any] = set()
         self._switch: Any = None  # resumes the greenlet that waits for the next outcome
 
     def outcomes(self, source: Iterator[Any]) -> Iterator[Outcome]:
-        """The outcomes of the calls whose params the source has."""
+        """Yield the outcomes of the calls whose params the source yields."""
         row = max(1, self._window // ROWS)
         more = True
         while more or self._count:
@@ -119,14 +119,14 @@ class Stream:
                 yield self._next.popleft().outcome  # type: ignore[misc]
 
     def arrived(self, item: Item) -> None:
-        """An outcome is there: wake the greenlet that waits for it, once for all of a read."""
+        """Resume the greenlet that waits for this outcome."""
         if not self._ordered:
             self._next.append(item)
         if self._switch is not None and self._next[0] is item:
             get_hub().loop.run_callback(self._switch, None)
 
     def try_again(self, item: Item, failure: Reply | GtcpError) -> None:
-        """Let a greenlet of its own see to a call that failed."""
+        """Continue a call that failed, in a greenlet of its own."""
         if isinstance(failure, Reply) and item.connection is not None:
             item.connection.retire()
         if self._abandoned:
@@ -136,7 +136,7 @@ class Stream:
         helper.rawlink(self._helpers.discard)
 
     def abandon(self) -> None:
-        """Stop waiting for anything; the server is told to stop what is in flight."""
+        """Give up all calls; the server is asked to cancel those in flight."""
         self._abandoned = True
         for helper in list(self._helpers):
             helper.kill(block=False)
@@ -151,7 +151,7 @@ class Stream:
                 connection.forget(waiter)
 
     def _send(self, source: Iterator[Any], count: int) -> bool:
-        """Send so many calls, or fewer if results wait; returns whether there may be more."""
+        """Send ``count`` calls, or fewer if results wait; return whether there may be more."""
         inherited = current()
         timeout = self._timeout
         patient_until = monotonic() + PATIENCE
@@ -170,7 +170,7 @@ class Stream:
         return False
 
     def _start(self, item: Item, connection: Connection | None) -> None:
-        """Send a call, by this connection if it can; what goes wrong at once is its outcome."""
+        """Send a call, on this connection if it has room; an immediate error is its outcome."""
         try:
             if connection is None or not self._pool.still_ready(connection):
                 connection = self._pool.ready() or self._pool.get_for(
@@ -197,7 +197,7 @@ class Stream:
         self.arrived(item)
 
     def _ready(self) -> bool:
-        """Whether the next outcome is there."""
+        """Return whether the next outcome is available."""
         return bool(self._next) and self._next[0].outcome is not None
 
     def _wait(self) -> None:

@@ -1,4 +1,4 @@
-"""What waits for a reply: a greenlet, or an item of a stream."""
+"""The two kinds of waiters for a reply: a greenlet, and an item of a stream."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class Owner(Protocol):
 
 
 class WriteBuffer:
-    """What one connection sends. Belongs to its hub.
+    """The lines that one connection sends. Belongs to its hub.
 
     Any exception but the documented ones leaves it unusable: the connection has to be closed.
 
