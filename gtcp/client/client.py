@@ -1,8 +1,8 @@
 """The client: an ordinary call that returns the result or raises.
 
 The path of a call: find the deadline, let the pool pick a connection, encode and send the request,
-wait for the reply, return or raise. If the handler certainly did not run, or the call is idempotent,
-a failed call is tried again.
+wait for the reply, return or raise. A failed call is tried again if the handler certainly did not
+run, or if the call is idempotent.
 """
 
 from __future__ import annotations

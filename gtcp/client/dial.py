@@ -208,7 +208,7 @@ def _authenticated(sock: socket.socket, address: Address, trust: Trust | None) -
         if trust.key is not None:
             _prove(exchange, trust.key, certificate)
         else:
-            # In TLS 1.3 the handshake is over for the client before the server verifies the client's
+            # In TLS 1.3 the client's handshake is over before the server verifies the client's
             # certificate: only a reply shows that it was accepted.
             exchange.ask(None, str)
     except BaseException:
