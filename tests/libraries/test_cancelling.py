@@ -189,7 +189,11 @@ def serving(library: Library, start: Callable[[str], int], *, shield: bool) -> I
         try:
             # In a thread: the application connects through the proxy, in this thread's hub.
             served = gevent.get_hub().threadpool.apply(Served, (child,))
-            yield Application(served.address, proxy, library.places)
+            application = Application(served.address, proxy, library.places)
+            try:
+                yield application
+            finally:
+                application.client.close()
         finally:
             child.kill()
             sys.stdout.write(child.communicate()[1])  # shown when the test fails
