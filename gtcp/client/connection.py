@@ -150,13 +150,9 @@ class Connection:
 
     def _keep(self) -> None:
         try:
-            function: Callable[[], object] = self.keeper.parent.switch()
-            while not self._closed:
-                if same_process[0]:
-                    function()
-                else:
-                    handle_fork()
-                function = self._hub.switch()
+            # Not a loop here: from Python 3.12 on, a signal handler's exception between two rounds
+            # of a loop is not caught by a `try` around it in the same function.
+            self._keep_on()
         except GreenletExit:
             pass  # the process forgets it
         except BaseException as exc:  # raised by a signal handler, or out of memory
@@ -166,6 +162,15 @@ class Connection:
             if not isinstance(exc, MemoryError):
                 # Raises it in the main greenlet, as gevent does for a signal's handler.
                 self._hub.handle_system_error(*sys.exc_info())
+
+    def _keep_on(self) -> None:
+        function: Callable[[], object] = self.keeper.parent.switch()
+        while not self._closed:
+            if same_process[0]:
+                function()
+            else:
+                handle_fork()
+            function = self._hub.switch()
 
     # Calling
 

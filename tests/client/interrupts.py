@@ -81,7 +81,7 @@ class Tracer:
         if not any(each in name for each in FILES):
             return None
         frame.f_trace_opcodes = True
-        if event in ("opcode", "call"):
+        if event == "opcode":
             self._left -= 1
             if not self._left:
                 self.where = f"{os.path.basename(name)}:{frame.f_lineno}"
