@@ -81,7 +81,7 @@ class Tracer:
         if not any(each in name for each in FILES):
             return None
         frame.f_trace_opcodes = True
-        if event == "opcode":
+        if event in ("opcode", "line"):  # Python 3.12 has events for lines only
             self._left -= 1
             if not self._left:
                 self.where = f"{os.path.basename(name)}:{frame.f_lineno}"
@@ -170,7 +170,7 @@ def at_every_instruction(name: str, address: str) -> None:
             if not tracer.where:
                 break
         client.close()
-    if instruction < 500:
+    if instruction < 100:
         failures.add("hardly anything was traced")
     failures.exit(f"{instruction} instructions")
 
