@@ -39,6 +39,7 @@ class Row:
     # Written by the worker:
     serving = _cell(0, "1 while it accepts connections.")
     connections = _cell(1, "Connections it has open, or is just opening.")
+    has_sockets = _cell(5, "1 from the fork until it has closed its listening sockets.")
     wants_replacement = _cell(2, "1 when another worker should take its place.")
 
     # Written by the master:
@@ -64,6 +65,7 @@ class Board:
         number = next(each for each in count() if each not in self._taken)
         row = self._rows[number]
         row.cells[:] = memoryview(bytes(CELLS * CELL_BYTES)).cast("i")
+        row.has_sockets = 1
         self._taken.add(number)
         self._used[0] = max(self._used[0], number + 1)
         return row
@@ -72,12 +74,23 @@ class Board:
         """Clear all other rows: their workers have ended. Called in the master."""
         kept = {row.number for row in rows}
         for number in self._taken - kept:
-            self._rows[number].serving = 0
+            self._rows[number].serving = self._rows[number].has_sockets = 0
         self._taken = kept
 
     def lead(self, row: Row) -> int:
         """Return how many connections more this worker has than the one that has fewest."""
-        serving = [each for each in self._rows[: self._used[0]] if each.serving]
+        serving = [each for each in self._in_use() if each.serving]
         return int(row.connections) - min(
             (int(each.connections) for each in serving), default=int(row.connections)
         )
+
+    def is_last(self, row: Row) -> bool:
+        """Note that this worker closes its listening sockets; return whether no other has them.
+
+        Two workers that ask at the same time may both be the last, but not neither.
+        """
+        row.has_sockets = 0
+        return not any(each.has_sockets for each in self._in_use())
+
+    def _in_use(self) -> list[Row]:
+        return self._rows[: self._used[0]]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import Any
 
-from gevent import spawn
+from gevent import sleep, spawn
 from gevent.pool import Pool
 from gevent.server import StreamServer
 
@@ -20,6 +20,7 @@ from gtcp.arguments import wrong_type
 from gtcp.server.logger import SERVER
 from gtcp.server.settings import Settings
 from gtcp.server.socket_file import SocketFile, file_id
+from gtcp.server.syn_filter import drop_new_connections
 from gtcp.sockets import System, adopt, close_quietly, encoded
 
 log = logging.getLogger(SERVER)
@@ -38,6 +39,9 @@ AT_ONCE = StreamServer.max_accept
 TURN = 0.001
 BURST = 64
 BURST_SECONDS = 0.05
+
+#: Seconds that a connection may take to open, once its first packet has arrived.
+OPENING_SECONDS = 0.05
 
 #: Turns that a process with more connections than another waits at most before it accepts one.
 MAX_TURNS = 20
@@ -329,6 +333,21 @@ class Listener(_StreamServer):  # type: ignore[misc]
         self._stop_event.set()
         self.stop_accepting()
         close_quietly(self.socket)
+
+
+def leave_all(listeners: Iterable[Listener], *, own: bool, last: bool, wait: bool) -> None:
+    """Accept no more connections.
+
+    Args:
+        own: whether the sockets are closed here; else they are the caller's.
+        last: whether no other process accepts from the caller's sockets.
+        wait: whether connections that are just being opened are accepted.
+    """
+    closing = listeners if own or last else ()
+    if [each for each in closing if drop_new_connections(each.socket)] and wait:
+        sleep(OPENING_SECONDS)
+    for each in listeners:
+        each.close() if own else each.leave(take_queue=last)
 
 
 def _address_of(sock: socket.socket) -> Address:

@@ -26,7 +26,7 @@ from gtcp.server.admission import Admission
 from gtcp.server.context import Connections, Context
 from gtcp.server.handshake import Handshake, make_handshake
 from gtcp.server.in_flight import ServingGreenlet
-from gtcp.server.listener import Listener, to_accept_from
+from gtcp.server.listener import Listener, leave_all, to_accept_from
 from gtcp.server.logger import SERVER
 from gtcp.server.registration import Registration
 from gtcp.server.scheduler import UnsupportedLoop
@@ -237,15 +237,15 @@ class Server(Registration):
         self._handshake = _as_settings_error(self._make_handshake)
         _as_settings_error(lambda: self._sockets(listeners))
 
-    def leave(self, *, take_queue: bool = False) -> None:
+    def leave(self, *, last: bool = False, wait: bool = True) -> None:
         """Accept no more connections; ``stop`` does the rest.
 
         Args:
-            take_queue: accept those that wait at sockets given to ``start``: nobody else will.
+            last: no other process accepts from the sockets that were given to ``start``.
+            wait: accept connections that are just being opened.
         """
         listeners, self._listeners = self._listeners, []
-        for listener in listeners:
-            listener.close() if self._own_listeners else listener.leave(take_queue=take_queue)
+        leave_all(listeners, own=self._own_listeners, last=last, wait=wait)
 
     def stop(self, timeout: float | None = None) -> None:
         """Drain and stop: returns when nothing is in flight any more, and ``on_stop`` has run.
@@ -276,7 +276,7 @@ class Server(Registration):
             self._done.set()  # for the copy of serve_forever() in a forked child
             return
         context.draining = True
-        self.leave()
+        self.leave(wait=limit > 0)
         assert self._admission is not None
         self._admission.finish(min(limit, ENTER_SECONDS))
         for connection in self.connections:

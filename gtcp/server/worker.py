@@ -56,6 +56,9 @@ log = logging.getLogger(SERVER)
 #: Seconds between two heartbeats, and looks at the rest; gunicorn's shortest ``timeout`` is one.
 BEAT_SECONDS = 0.5
 
+#: Seconds that a worker which got SIGTERM waits for the master's, and between two looks.
+MASTER_SECONDS, MASTER_POLL_SECONDS = 1.0, 0.005
+
 #: What an application names when it is a module only: `gunicorn app`.
 DEFAULT_ATTRIBUTE = "server"
 
@@ -176,6 +179,7 @@ class GtcpWorker(Worker):
             while self.alive:
                 self._woken.wait(BEAT_SECONDS)
                 self._look_around()
+            self._hear_master()
             self._drain()
         finally:
             heart.close()
@@ -218,12 +222,25 @@ class GtcpWorker(Worker):
             access_log=own.access_log or bool(GUNICORN_ACCESS.handlers),
         )
 
+    def _hear_master(self) -> None:
+        """Serve until the master has said whether others go on, if that is to be expected.
+
+        A supervisor or a terminal may signal the master and its workers, in any order. When none
+        goes on, connections in the accept queue have to be taken before the sockets are closed.
+        """
+        until = monotonic() + MASTER_SECONDS
+        while self._stop_signals and self._supervised and not self.row.stop_requests:
+            if self.ppid != os.getppid() or monotonic() > until:
+                break
+            gevent.sleep(MASTER_POLL_SECONDS)
+
     def _drain(self) -> None:
         """Finish what is in flight, within ``graceful_timeout``: then the master kills."""
         if self.server is None:
             return
         self.row.serving = 0
-        self.server.leave(take_queue=bool(self.row.last or self.cfg.reuse_port))
+        is_last = self.board.is_last(self.row) and bool(self.row.last)
+        self.server.leave(last=is_last or self.cfg.reuse_port)
         for each in self.sockets:
             each.close()  # when the last worker has, connections are refused
         limit = self.cfg.graceful_timeout
