@@ -114,7 +114,7 @@ def _serve_with_workers(target: Target, layers: Layers, *, reload: bool, patch: 
     found = _ask_child(target, patch=patch)
     settings = layers(found.settings)
     _check_addresses(settings, _knows_peers(settings, found))
-    from gtcp.server.worker import AppImportError, serve
+    from gtcp.server.master import AppImportError, serve
 
     def load_in_worker() -> Server:
         try:

@@ -71,11 +71,11 @@ class ClosingConnection:
     """
 
     __slots__ = (
-        "_closed", "_context", "_goodbye", "_half_closed", "_idle_timeout", "_line_begun",
-        "_linger_seconds", "_ordered_bytes", "_owner", "_owner_waits", "_redirected", "_sock",
-        "_timer", "_turning_away", "_watcher", "active", "address", "ending", "followers",
-        "in_flight", "leaving", "ordered", "peer", "pending", "queued", "reader", "since",
-        "writer",
+        "_closed", "_context", "_end_of_age", "_goodbye", "_half_closed", "_idle_timeout",
+        "_line_begun", "_linger_seconds", "_ordered_bytes", "_owner", "_owner_waits",
+        "_redirected", "_sock", "_timer", "_turning_away", "_watcher", "active", "address",
+        "ending", "followers", "in_flight", "leaving", "ordered", "peer", "pending", "queued",
+        "reader", "since", "writer",
     )  # fmt: skip
 
     def __init__(
@@ -109,6 +109,7 @@ class ClosingConnection:
         self._linger_seconds = GOODBYE_SECONDS
         self._line_begun: tuple[float, int] | None = None  # when a sweep first saw this line begun
         self._idle_timeout = context.next_idle_timeout()
+        self._end_of_age = context.next_end_of_age()
         self._timer: Any = None
         context.opened(self)
 
@@ -213,8 +214,10 @@ class ClosingConnection:
         close_quietly(self._sock)
 
     def sweep(self, now: float) -> None:
-        """End what takes too long. Called now and then, and twice a second while it is watched."""
-        if self in self._context.watched:
+        """End what is old or takes too long. Called now and then, twice a second if watched."""
+        if now > self._end_of_age and self.reader.uses_ids:  # others take a goodbye for a reply
+            self.go_away()
+        elif self in self._context.watched:
             self._sweep_watched(now)
         elif _over(self.active, self._idle_timeout, now):
             busy = self.in_flight or self.pending or self.writer.blocked_since is not None

@@ -116,6 +116,15 @@ class Context:
         seconds = self.settings.idle_timeout
         return None if seconds is None else seconds * random.uniform(0.9, 1.1)
 
+    def next_end_of_age(self) -> float:
+        """Return when a connection opened now is old, monotonic seconds; infinite for never.
+
+        It varies by 20 percent: connections opened together, as after a reload, are not opened
+        together again.
+        """
+        seconds = self.settings.max_connection_age
+        return inf if seconds is None else monotonic() + seconds * random.uniform(0.8, 1.2)
+
     def refuse(self, connection: Any) -> None:
         """Count a connection out that is refused: it must not keep others out."""
         self.refused.add(connection)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import Any
 
-from gevent import spawn
+from gevent import sleep, spawn
 from gevent.pool import Pool
 from gevent.server import StreamServer
 
@@ -20,6 +20,7 @@ from gtcp.arguments import wrong_type
 from gtcp.server.logger import SERVER
 from gtcp.server.settings import Settings
 from gtcp.server.socket_file import SocketFile, file_id
+from gtcp.server.syn_filter import drop_new_connections
 from gtcp.sockets import System, adopt, close_quietly, encoded
 
 log = logging.getLogger(SERVER)
@@ -38,6 +39,12 @@ AT_ONCE = StreamServer.max_accept
 TURN = 0.001
 BURST = 64
 BURST_SECONDS = 0.05
+
+#: Seconds that a connection may take to open, once its first packet has arrived.
+OPENING_SECONDS = 0.05
+
+#: Turns that a process with more connections than another waits at most before it accepts one.
+MAX_TURNS = 20
 
 EXPOSED = (
     "other hosts can reach {}, and there is neither TLS nor a secret, so whoever connects could "
@@ -198,6 +205,8 @@ class Listener(_StreamServer):  # type: ignore[misc]
         refuse: whether connections are closed without a word, since there are far too many.
         shared: whether other processes accept from the socket too. It is then the caller's: only
             ``leave`` may be called.
+        lead: given the connections of this process, returns how many more that is than the one
+            of these processes has that has fewest.
     """
 
     def __init__(
@@ -208,8 +217,12 @@ class Listener(_StreamServer):  # type: ignore[misc]
         refuse: Callable[[], bool],
         *,
         shared: bool = False,
+        lead: Callable[[int], int] | None = None,
     ) -> None:
         super().__init__(sock, serve, spawn=greenlets)
+        self._greenlets = greenlets
+        self._lead = lead
+        self._accepts_until = 0.0  # until when it accepts although others have fewer connections
         self._refuse = refuse
         self._shared = shared
         self._more = False  # whether the last look at the accept queue did not empty it
@@ -247,12 +260,29 @@ class Listener(_StreamServer):  # type: ignore[misc]
         close_quietly(sock)
 
     def _do_read(self) -> None:
+        if self._defers():
+            return
         if self._shared:
             self.max_accept = self._share()
         super()._do_read()
         if self._shared and self._more:
             # The longer, the more it has: so a process that started late catches up.
             self._pause(TURN * (1 + min(self._burst, BURST) / 16))
+
+    def _defers(self) -> bool:
+        """Return whether processes with fewer connections may accept first; then accepting pauses.
+
+        What is left after the pause is accepted: the others are busy, or starting.
+        """
+        if self._lead is None:
+            return False
+        lead, now = self._lead(len(self._greenlets)), monotonic()
+        if lead <= 0 or now < self._accepts_until:
+            return False
+        seconds = TURN * min(1 + lead, MAX_TURNS)
+        self._accepts_until = now + 2 * seconds
+        self._pause(seconds)
+        return True
 
     def _share(self) -> int:
         """Return how many connections to accept now: one, and more when they do not end.
@@ -271,12 +301,18 @@ class Listener(_StreamServer):  # type: ignore[misc]
         self._timer = self.loop.timer(seconds)
         self._timer.start(self._start_accepting_if_started)
 
-    def leave(self) -> None:
+    def leave(self, *, take_queue: bool = False) -> None:
         """Accept no more; the accept queue is left to others on the same socket.
 
         But not what waits because this one held back: there may be no others.
+
+        Args:
+            take_queue: accept what waits, since there are no others.
         """
-        if self._shared and monotonic() - self._last < BURST_SECONDS:
+        if take_queue:
+            while (accepted := self.do_read()) is not None:
+                self.do_handle(*accepted)
+        elif self._shared and monotonic() - self._last < BURST_SECONDS:
             self.max_accept = AT_ONCE
             super()._do_read()
         self._stop_event.set()
@@ -297,6 +333,21 @@ class Listener(_StreamServer):  # type: ignore[misc]
         self._stop_event.set()
         self.stop_accepting()
         close_quietly(self.socket)
+
+
+def leave_all(listeners: Iterable[Listener], *, own: bool, last: bool, wait: bool) -> None:
+    """Accept no more connections.
+
+    Args:
+        own: whether the sockets are closed here; else they are the caller's.
+        last: whether no other process accepts from the caller's sockets.
+        wait: whether connections that are just being opened are accepted.
+    """
+    closing = listeners if own or last else ()
+    if [each for each in closing if drop_new_connections(each.socket)] and wait:
+        sleep(OPENING_SECONDS)
+    for each in listeners:
+        each.close() if own else each.leave(take_queue=last)
 
 
 def _address_of(sock: socket.socket) -> Address:

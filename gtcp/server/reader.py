@@ -32,6 +32,8 @@ class RequestReader:
     Attributes:
         buffer: bytes received and not parsed yet.
         handled: requests received so far.
+        uses_ids: a request with an id was among those that were not read one by one; the first
+            request is one of them.
         is_over: nothing behind the last request can be read: it was not one, or was too long.
     """
 
@@ -43,12 +45,13 @@ class RequestReader:
         "buffer",
         "handled",
         "is_over",
+        "uses_ids",
     )
 
     def __init__(self, connection: Origin, table: Table, max_line_bytes: int) -> None:
         self.buffer = LineBuffer(max_line_bytes)
         self.handled = 0
-        self.is_over = False
+        self.is_over = self.uses_ids = False
         self._connection = connection
         self._table = table
         self._max_line_bytes = max_line_bytes
@@ -92,6 +95,7 @@ class RequestReader:
             return []
         items = self._table.read(lines, self._connection, arrived) if lines else []
         self.handled += len(items)
+        self.uses_ids = self.uses_ids or any(item.id is not None for item in items)
         if lines.find(b'"cancel"') >= 0:
             for place, item in enumerate(items):
                 if is_cancel(item):

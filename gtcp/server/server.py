@@ -7,14 +7,12 @@ import os
 import signal
 import socket
 import threading
-import weakref
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from time import monotonic
 from typing import Any, Final, TypeVar
 
 import gevent
-from gevent._hub_local import get_hub_if_exists
 from gevent.event import Event
 from gevent.pool import Pool
 from greenlet import getcurrent
@@ -23,12 +21,12 @@ from gtcp.arguments import check_seconds, checked_secrets, wrong_type
 from gtcp.deadline import Carrier
 from gtcp.errors import SettingsError
 from gtcp.secret import Key, read_keys
-from gtcp.server import forked
+from gtcp.server import fork_hook, forked
 from gtcp.server.admission import Admission
 from gtcp.server.context import Connections, Context
 from gtcp.server.handshake import Handshake, make_handshake
 from gtcp.server.in_flight import ServingGreenlet
-from gtcp.server.listener import Listener, to_accept_from
+from gtcp.server.listener import Listener, leave_all, to_accept_from
 from gtcp.server.logger import SERVER
 from gtcp.server.registration import Registration
 from gtcp.server.scheduler import UnsupportedLoop
@@ -113,7 +111,7 @@ class Server(Registration):
         self._signals: StopSignals | None = None
         self._done = Event()
         self._starting = self._stopping = False  # its on_start or on_stop functions run
-        _in_this_process.add(self)
+        fork_hook.servers.add(self)
 
     def __call__(self, *_args: object) -> Any:
         """Not a WSGI application, though gunicorn insists that it can be called.
@@ -163,21 +161,28 @@ class Server(Registration):
         """The signal that cut the drain of ``serve_forever`` short; None if none did."""
         return None if self._signals is None else self._signals.cut_by
 
-    def start(self, listeners: Iterable[socket.socket] | None = None) -> None:
+    def start(
+        self,
+        listeners: Iterable[socket.socket] | None = None,
+        *,
+        lead: Callable[[int], int] | None = None,
+    ) -> None:
         """Listen and serve, in the background: the calling greenlet goes on.
 
-        First the ``on_start`` functions are run. When one fails, or listening does, the
-        ``on_stop`` functions are run before the exception is raised.
+        First the ``on_start`` functions are run. When one fails, or listening does, the ``on_stop``
+        functions are run before the exception is raised.
 
         Args:
-            listeners: listening sockets to use in place of the settings' addresses; they
-                stay the caller's, who may share them with other processes.
+            listeners: listening sockets to use in place of the settings' addresses; they stay the
+                caller's, who may share them with other processes.
+            lead: given the number of this process's connections, returns how many more that is than
+                the process with the fewest has: while it is positive, the others accept first.
 
         Raises:
             TypeError: ``listeners`` are not sockets.
             OSError: an address is in use or not permitted; nothing listens then.
-            SettingsError: certificates or secrets can't be used, or there are none and other
-                hosts could connect.
+            SettingsError: certificates or secrets can't be used, or none are set and other hosts
+                could connect.
             RuntimeError: it is started already; or an ``on_start`` function failed, whose
                 exception is the cause.
         """
@@ -211,12 +216,33 @@ class Server(Registration):
                 greenlets,
                 self._is_flooded,
                 shared=not self._own_listeners,
+                lead=lead,
             )
             for each in sockets
         ]
         for listener in self._listeners:
             listener.start()
-        self._sweeper = Sweeper(context.connections, context.watched, self.settings.idle_timeout)
+        self._sweeper = Sweeper(context.connections, context.watched, self.settings.lifetime)
+
+    def check(self, listeners: Iterable[socket.socket]) -> None:
+        """Check that it could be started; ``on_start`` functions are not run.
+
+        Raises:
+            Exception: as for ``start``.
+        """
+        self.commands.table(self.settings.max_depth, self.settings.max_line_bytes)
+        self._handshake = _as_settings_error(self._make_handshake)
+        _as_settings_error(lambda: self._sockets(listeners))
+
+    def leave(self, *, last: bool = False, wait: bool = True) -> None:
+        """Accept no more connections; ``stop`` does the rest.
+
+        Args:
+            last: no other process accepts from the sockets that were given to ``start``.
+            wait: accept connections that are just being opened.
+        """
+        listeners, self._listeners = self._listeners, []
+        leave_all(listeners, own=self._own_listeners, last=last, wait=wait)
 
     def stop(self, timeout: float | None = None) -> None:
         """Drain and stop: returns when nothing is in flight any more, and ``on_stop`` has run.
@@ -247,9 +273,7 @@ class Server(Registration):
             self._done.set()  # for the copy of serve_forever() in a forked child
             return
         context.draining = True
-        listeners, self._listeners = self._listeners, []
-        for listener in listeners:
-            listener.close() if self._own_listeners else listener.leave()
+        self.leave(wait=limit > 0)
         assert self._admission is not None
         self._admission.finish(min(limit, ENTER_SECONDS))
         for connection in self.connections:
@@ -267,9 +291,8 @@ class Server(Registration):
     def leave_to_parent(self) -> None:
         """In a forked child: serve nobody. Listeners and connections are the parent's.
 
-        Called by itself after ``os.fork``, if the server is started. Their descriptors are closed
-        without a word to the peers, and SIGINT and SIGTERM are no longer the server's.
-        """
+        Called by itself after ``os.fork``, if the server is started. Descriptors are closed without
+        a word to the peers, and SIGINT and SIGTERM are no longer the server's."""
         context, self._context = self._context, None
         if context is None:
             return
@@ -374,24 +397,3 @@ class Server(Registration):
             connection.cut()
         context.in_flight.stop_all()
         self._wait_until_empty(context, monotonic() + CUT_SECONDS)
-
-
-# The one mutable thing at module level: a fork has to find every server.
-_in_this_process: weakref.WeakSet[Server] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    started = [server for server in _in_this_process if server.started]
-    if not started:
-        return
-    hub = get_hub_if_exists()  # if it is not a server's, that thread is not in the child
-    callers = forked.run_only_caller(hub) if hub in [each._hub for each in started] else []
-    for greenlet in callers:
-        if isinstance(greenlet, ServingGreenlet):
-            greenlet.forked = True
-    for server in started:
-        server.leave_to_parent()
-    gevent.reinit()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -98,6 +98,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     idle_timeout: Annotated[
         float | None, rules.above(0, "seconds a connection may stay open without a call")
     ] = 300.0
+    max_connection_age: Annotated[
+        float | None,
+        rules.above(
+            0, "seconds after which a connection is closed, for its client to open another"
+        ),
+    ] = 300.0
     write_timeout: Annotated[float | None, rules.above(0, "seconds a peer has to take a reply")] = (
         10.0
     )
@@ -220,6 +226,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             )
             for info in msgspec.structs.fields(cls)
         ]
+
+    @property
+    def lifetime(self) -> float | None:
+        """The shorter one of ``idle_timeout`` and ``max_connection_age``; None for neither."""
+        return min((s for s in (self.idle_timeout, self.max_connection_age) if s), default=None)
 
     @property
     def addresses(self) -> tuple[str, ...]:

@@ -1,8 +1,12 @@
-"""gtcp under gunicorn: the worker class, and the arbiter behind ``gtcp serve --workers N``.
+"""gtcp under gunicorn: the worker class.
 
 gunicorn's master owns the listening sockets and the processes, a worker only serves::
 
     fork ──► patch ──► load the app ──► serve ──► drain ──► exit 0
+
+Master and worker also tell each other things in shared memory (``board``): the worker that it
+serves, how many connections it has, and that it should be replaced; the master how often it has
+sent SIGTERM.
 
 What gunicorn is told goes before what the application's own ``Settings`` say: ``bind``,
 ``worker_connections`` (the setting ``max_connections``), ``graceful_timeout``, and
@@ -13,13 +17,12 @@ Signal handlers run in whatever greenlet is running: what may block is handed to
 
 from __future__ import annotations
 
+import importlib
 import logging
-import math
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
 from time import monotonic
 from types import FrameType
 from typing import Any
@@ -28,30 +31,36 @@ import gevent
 import msgspec
 from gevent import get_hub, hub, monkey
 from gevent.event import Event
-from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
-from gunicorn.errors import AppImportError, HaltServer
+from gunicorn.errors import AppImportError
+from gunicorn.util import set_owner_process
 from gunicorn.workers.base import Worker
 
-from gtcp.address import of_peer
 from gtcp.errors import SettingsError
+from gtcp.server import gunicorn_settings
+from gtcp.server.arbiter import adopt as adopt_arbiter
+from gtcp.server.board import Board
 from gtcp.server.exit_limit import limit_exit
 from gtcp.server.forked import reset_signals
-from gtcp.server.gunicorn_logs import GUNICORN_ACCESS, GUNICORN_ERROR, connect_logs
-from gtcp.server.handshake import make_handshake
+from gtcp.server.gunicorn_logs import GUNICORN_ACCESS, connect_logs
 from gtcp.server.hooks import StartError
 from gtcp.server.logger import SERVER
 from gtcp.server.server import CUT_SECONDS, Server
 from gtcp.server.settings import Settings
-from gtcp.server.socket_file import SocketFile
 from gtcp.sockets import adopt
 
-__all__ = ["AppImportError", "GtcpWorker", "serve"]
+__all__ = ["AppImportError", "GtcpWorker"]
 
 log = logging.getLogger(SERVER)
 
 #: Seconds between two heartbeats, and looks at the rest; gunicorn's shortest ``timeout`` is one.
 BEAT_SECONDS = 0.5
+
+#: Seconds that a worker which got SIGTERM waits for the master's, and between two looks.
+MASTER_SECONDS, MASTER_POLL_SECONDS = 1.0, 0.005
+
+#: What an application names when it is a module only: `gunicorn app`.
+DEFAULT_ATTRIBUTE = "server"
 
 
 class GtcpWorker(Worker):
@@ -68,25 +77,30 @@ class GtcpWorker(Worker):
 
     @classmethod
     def check_config(cls, cfg: Any, logger: Any) -> None:
-        """Called by gunicorn's master at start: say what will not be as one might expect.
+        """Check gunicorn's settings; called by its master at start.
 
         Raises:
-            RuntimeError: with gunicorn's TLS settings, which HTTP workers alone heed.
+            RuntimeError: with settings that would be relied on and have no effect, such as TLS.
         """
-        if cfg.is_ssl:
-            raise RuntimeError(
-                "GtcpWorker does not heed certfile and keyfile: leave them out, and set gtcp's "
-                "tls_cert and tls_key (GTCP_TLS_CERT, GTCP_TLS_KEY)"
-            )
-        if cfg.preload_app:
-            logger.warning(
-                "preload_app: the application is imported before gevent patches the standard "
-                "library: what it takes out of a module (`from time import sleep`) will block"
-            )
-        if cfg.reuse_port:
-            logger.warning(
-                "reuse_port: connections that a worker has not accepted yet are lost when it stops"
-            )
+        gunicorn_settings.refuse(cfg)
+        for line in gunicorn_settings.warnings(cfg):
+            logger.warning("%s", line)
+        hook = cfg.when_ready
+
+        def when_ready(arbiter: Any) -> None:
+            adopt_arbiter(arbiter)  # gunicorn calls this next, and no worker has started
+            hook(arbiter)
+
+        cfg.set("when_ready", when_ready)
+
+    def __init__(self, age: int, ppid: int, sockets: list[Any], app: Any, *others: Any) -> None:
+        super().__init__(age, ppid, sockets, app, *others)
+        # An arbiter of another class has no board, and does not replace a worker before it ends.
+        self._supervised = hasattr(app, "gtcp_board")
+        self.board: Board = app.gtcp_board if self._supervised else Board()
+        self.row = self.board.take()
+        self.outdated = False  # in the master: whether it is being replaced
+        self._stop_signals = 0
 
     # The life of a worker
 
@@ -96,13 +110,39 @@ class GtcpWorker(Worker):
         for each in (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT):
             # Until they are told otherwise, the master's handlers lose what comes here.
             signal.signal(each, self.handle_exit)
-        self.patch()
-        hub.reinit()
+        self._prepare()
         os.register_at_fork(after_in_child=lambda: reset_signals(self, self.SIGNALS))
         # Detached: of two Python objects on one descriptor, one would close it too early.
         listeners: list[Any] = self.sockets
         self.sockets = [adopt(each.sock.detach()) for each in listeners]
         super().init_process()
+
+    def _prepare(self) -> None:
+        """Make of a fork of the master a process that can load the application."""
+        self.patch()
+        hub.reinit()
+        importlib.invalidate_caches()  # the release may be another one since the master started
+
+    def look(self) -> Settings:
+        """Load the application and check that it could be served; return its settings.
+
+        Called instead of ``init_process``, in a child that ends afterwards.
+
+        Raises:
+            Exception: what would keep a worker from starting.
+        """
+        gunicorn_settings.refuse(self.cfg)
+        os.environ.update(self.cfg.env)
+        set_owner_process(self.cfg.uid, self.cfg.gid, initgroups=self.cfg.initgroups)
+        self._prepare()
+        self.load_wsgi()
+        if self.server is None:
+            raise AppImportError("the application has a syntax error")
+        settings = self.server.settings
+        self.server.settings = self._settings(settings)
+        listeners: list[Any] = self.sockets
+        self.server.check([each.sock for each in listeners])
+        return settings
 
     def patch(self) -> None:
         """Have the standard library cooperate with gevent."""
@@ -115,6 +155,10 @@ class GtcpWorker(Worker):
             AppImportError: it is not a ``gtcp.Server``, or its settings are not what they should
                 be; gunicorn then stops altogether.
         """
+        app: Any = self.app
+        uri = getattr(app, "app_uri", None)
+        if uri and ":" not in uri and not self.cfg.paste:
+            app.app_uri = f"{uri}:{DEFAULT_ATTRIBUTE}"  # gunicorn's default is "application"
         try:
             super().load_wsgi()
         except SettingsError as exc:  # one line, and the end: it would be the same again
@@ -130,11 +174,12 @@ class GtcpWorker(Worker):
         heart = get_hub().loop.timer(0, BEAT_SECONDS)
         heart.start(self.notify)  # in the hub: it tells the master that the hub is not blocked
         try:
-            if self.alive:
+            if self.alive or self.row.last:  # else connections in the accept queue would be reset
                 self._start()
             while self.alive:
                 self._woken.wait(BEAT_SECONDS)
                 self._look_around()
+            self._hear_master()
             self._drain()
         finally:
             heart.close()
@@ -146,7 +191,7 @@ class GtcpWorker(Worker):
         connect_logs()
         self.server.settings = self._settings(self.server.settings)
         try:
-            self.server.start(self.sockets)
+            self.server.start(self.sockets, lead=self._lead)
         except SettingsError as exc:  # one line, and the end: it would be the same again
             log.error("%s", exc)
             raise AppImportError(str(exc)) from exc
@@ -157,6 +202,14 @@ class GtcpWorker(Worker):
             self.booted = False  # or gunicorn would try again for ever
             raise
         self._say_ready(self.server)
+        self.row.serving = 1
+        if self.row.stop_requests:  # the signal may have arrived before its handler was set
+            self.alive = False
+
+    def _lead(self, connections: int) -> int:
+        """Return how many connections more this worker has than the one that has fewest."""
+        self.row.connections = connections
+        return self.board.lead(self.row)
 
     def _say_ready(self, server: Server) -> None:
         log.info("%s", server.describe())
@@ -169,10 +222,27 @@ class GtcpWorker(Worker):
             access_log=own.access_log or bool(GUNICORN_ACCESS.handlers),
         )
 
+    def _hear_master(self) -> None:
+        """Serve until the master has said whether others go on, if that is to be expected.
+
+        A supervisor or a terminal may signal the master and its workers, in any order. When none
+        goes on, connections in the accept queue have to be taken before the sockets are closed.
+        """
+        until = monotonic() + MASTER_SECONDS
+        while self._stop_signals and self._supervised and not self.row.stop_requests:
+            if self.ppid != os.getppid() or monotonic() > until:
+                break
+            gevent.sleep(MASTER_POLL_SECONDS)
+
     def _drain(self) -> None:
         """Finish what is in flight, within ``graceful_timeout``: then the master kills."""
         if self.server is None:
             return
+        self.row.serving = 0
+        is_last = self.board.is_last(self.row) and bool(self.row.last)
+        self.server.leave(last=is_last or self.cfg.reuse_port)
+        for each in self.sockets:
+            each.close()  # when the last worker has, connections are refused
         limit = self.cfg.graceful_timeout
         limit -= min(CUT_SECONDS, limit / 10)  # for the cleanup of handlers that are cut
         started = monotonic()
@@ -182,10 +252,13 @@ class GtcpWorker(Worker):
 
     def _look_around(self) -> None:
         """Whether it is time to stop though no signal says so."""
-        self.nr = self.server.handled if self.server else 0
-        if self.nr >= self.max_requests:
+        if self.server is not None:
+            self.nr = self.server.handled
+            self.row.connections = len(self.server.connections)
+        if self.nr >= self.max_requests and not self.row.wants_replacement:
             self.log.info("Autorestarting worker after %d requests.", self.nr)
-            self.alive = False
+            self.row.wants_replacement = 1
+            self.alive = self._supervised  # goes on until the master has replaced it
         elif self.ppid != os.getppid():
             self.log.info("Parent changed, shutting down: %s", self)
             self.alive = False
@@ -197,9 +270,15 @@ class GtcpWorker(Worker):
     # Signals
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """SIGTERM: drain and exit."""
+        """SIGTERM: drain and exit; a second one cuts the drain short.
+
+        The master's do not count: a supervisor may signal the whole process group as well.
+        """
         self.alive = False
+        self._stop_signals += 1
         self._woken.set()
+        if self._supervised and self._stop_signals - self.row.stop_requests > 1:
+            self.handle_quit(sig, frame)
 
     def handle_quit(self, sig: int, frame: FrameType | None) -> None:
         """SIGQUIT, SIGINT: exit without waiting for calls in flight."""
@@ -227,174 +306,3 @@ class GtcpWorker(Worker):
             if self.server is not None:
                 self.server.stop(0)
             self._woken.set()
-
-
-# gtcp serve --workers N
-
-
-def serve(
-    load: Callable[[], Server],
-    settings: Settings,
-    *,
-    commands: int,
-    reload: bool = False,
-    patch: bool = True,
-    timeout: int = 30,
-) -> None:
-    """Serve with ``settings.workers`` processes under gunicorn's master; does not return.
-
-    SIGINT and SIGTERM drain, a second one cuts the drain short; the other signals are gunicorn's.
-    The process itself must not be monkey-patched: gunicorn's master is not made for it.
-
-    Args:
-        load: called in each worker once it is patched; returns the server, whose own settings
-            hold for each connection. An ``AppImportError`` ends everything with its message.
-        settings: what concerns all workers: ``addresses``, ``workers``, ``backlog``,
-            ``graceful_timeout``, ``log_level``.
-        commands: how many the server has, for the line on stderr that says what listens where.
-        reload: start the workers anew when a file of the application changes.
-        patch: whether the workers patch the standard library for gevent.
-        timeout: seconds after which a worker that does not respond is killed.
-
-    Raises:
-        SystemExit: at the end; 0 after a drain.
-    """
-    configuration = _configuration(settings, reload=reload, timeout=timeout)
-    configuration["when_ready"] = _when_ready(settings, commands)
-    _Application(load, configuration, patch, lambda: _check(settings)).run()
-
-
-def _configuration(settings: Settings, *, reload: bool, timeout: int) -> dict[str, Any]:
-    """gtcp's settings by the names of gunicorn's."""
-    return {
-        "bind": list(settings.addresses),
-        "workers": settings.workers,
-        "backlog": settings.backlog,
-        "graceful_timeout": math.ceil(settings.graceful_timeout),
-        "loglevel": settings.log_level.lower(),
-        "timeout": timeout,
-        "reload": reload,
-        "worker_class": _ServeWorker,
-        "default_proc_name": "gtcp",
-        "umask": 0o777 & ~int(settings.unix_mode, 8),  # for the files of unix sockets
-        "control_socket_disable": True,
-    }
-
-
-def _check(settings: Settings) -> None:
-    """Raise ValueError if workers could not start, for want of a certificate or a secret."""
-    make_handshake(settings, None)
-
-
-def _when_ready(settings: Settings, commands: int) -> Callable[[Any], None]:
-    """What gives the files of unix sockets their owner, and says what listens where."""
-    file = SocketFile(int(settings.unix_mode, 8), settings.unix_owner, settings.unix_group)
-
-    def when_ready(arbiter: Any) -> None:
-        for each in arbiter.LISTENERS:
-            if not isinstance(each.getsockname(), tuple):
-                file.apply(each.getsockname())
-        _announce(arbiter, commands)
-
-    return when_ready
-
-
-def _announce(arbiter: Any, commands: int) -> None:
-    """What listens where; not a log line, it is there at any level. Connections are taken now."""
-    where = ", ".join(_name(each) for each in arbiter.LISTENERS)
-    parts = [where, _counted(commands, "command"), _counted(arbiter.num_workers, "worker")]
-    sys.stderr.write(f"gtcp: listening on {', '.join(parts)}, pid {arbiter.pid}\n")
-    sys.stderr.flush()
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def _name(listener: Any) -> str:
-    name = listener.getsockname()
-    return of_peer(name) if isinstance(name, tuple) else f"unix:{name}"
-
-
-class _Application(BaseApplication):
-    """What gunicorn asks for its configuration and for the server."""
-
-    def __init__(
-        self,
-        load: Callable[[], Server],
-        configuration: dict[str, Any],
-        patch: bool,
-        check: Callable[[], None],
-    ) -> None:
-        self._load = load
-        self._configuration = configuration
-        self.check = check
-        self.patch = patch
-        super().__init__(prog="gtcp serve")
-
-    def load_config(self) -> None:
-        """Called again on SIGHUP."""
-        for name, value in self._configuration.items():
-            if name in self.cfg.settings:  # older versions do not have all of them
-                self.cfg.set(name, value)
-
-    def load(self) -> Server:
-        """Called in each worker."""
-        return self._load()
-
-    def run(self) -> None:
-        """As gunicorn's, with our arbiter."""
-        try:
-            _Arbiter(self).run()
-        except RuntimeError as exc:
-            sys.exit(f"Error: {exc}")
-
-
-class _Arbiter(Arbiter):
-    """gunicorn's, but it drains on SIGINT too, and SIGUSR2 repeats `python -m gtcp` as typed."""
-
-    def __init__(self, app: _Application) -> None:
-        super().__init__(app)
-        self.START_CTX["args"] = [sys.executable, *sys.orig_argv[1:]]
-
-    def reload(self) -> None:
-        """Replace the workers; but not by ones that could not start, for want of a certificate."""
-        app: Any = self.app
-        try:
-            app.check()
-        except ValueError as exc:
-            GUNICORN_ERROR.error("gtcp: the old workers are kept: %s", exc)
-        else:
-            super().reload()
-
-    def handle_int(self) -> None:
-        """Drain and exit."""
-        self.handle_term()
-
-    def halt(self, reason: str | None = None, exit_status: int = 0) -> None:
-        """End; when one worker after another fails to load the application, too."""
-        while True:
-            try:
-                super().halt(reason, exit_status)
-            except HaltServer as exc:
-                reason, exit_status = exc.reason, exc.exit_status
-
-
-class _ServeWorker(GtcpWorker):
-    """One that is told by gtcp's settings, and drains on SIGINT: Ctrl-C reaches it too."""
-
-    def init_signals(self) -> None:
-        super().init_signals()
-        signal.signal(signal.SIGINT, self.handle_exit)
-
-    def patch(self) -> None:
-        app: Any = self.app
-        if app.patch:
-            super().patch()
-
-    def _settings(self, own: Settings) -> Settings:
-        return own
-
-    def _say_ready(self, server: Server) -> None:
-        """The master has said where."""
-        log.info("worker is ready, pid %d", self.pid)

@@ -72,7 +72,7 @@ def loader(name: str) -> Callable[[], gtcp.Server]:
 
     def load() -> gtcp.Server:
         if name != "server":
-            from gtcp.server.worker import AppImportError
+            from gtcp.server.master import AppImportError
 
             raise AppImportError(f"there is no {name}")
         return server

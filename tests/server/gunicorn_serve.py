@@ -7,7 +7,7 @@ import sys
 from gunicorn_app import loader
 
 from gtcp import Settings
-from gtcp.server.worker import serve
+from gtcp.server.master import serve
 
 if __name__ == "__main__":
     address, workers, name, *flags = sys.argv[1:]

@@ -153,14 +153,11 @@ def test_serves_on_every_bound_address(start: Start, tmp_path: Path):
     assert not path.exists()
 
 
-def test_an_application_that_is_preloaded_serves_with_a_patched_library(start: Start):
+def test_preloading_is_refused_with_one_line(start: Start):
     master = start("--preload", "-w", "2")
-    address = master.address()
-    calls_until(address, lambda pids: len(pids) == 2)
-    about = call(address, ABOUT)
-    assert isinstance(about, dict)
-    assert about["patched"] is True
-    assert "preload_app: the application is imported before" in master.log
+    assert master.end() == 1
+    assert master.log.count("preload_app can't be used with GtcpWorker: the application would") == 1
+    assert "Traceback" not in master.log
 
 
 def test_gunicorn_says_how_many_connections_and_how_much_is_logged(start: Start):
@@ -185,7 +182,8 @@ def test_tls_settings_are_refused(start: Start, tmp_path: Path):
     (tmp_path / "pem").touch()
     master = start("--certfile", str(tmp_path / "pem"))
     assert master.end() == 1
-    assert "set gtcp's tls_cert and tls_key" in master.log
+    assert "certfile can't be used with GtcpWorker" in master.log
+    assert "set tls_cert and tls_key" in master.log
 
 
 def test_a_burst_of_connections_is_shared_by_the_workers(start: Start):
