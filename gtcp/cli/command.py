@@ -65,6 +65,14 @@ def cli(ctx: click.Context) -> None:
 @click.option(
     "--insecure", is_flag=True, default=None, help="Serve other hosts without TLS or a secret."
 )
+@click.option(
+    "--chdir",
+    metavar="DIRECTORY",
+    callback=options.change_directory,
+    is_eager=True,
+    expose_value=False,
+    help="Change to this directory, an absolute path. SIGHUP follows symbolic links in it again.",
+)
 @click.option("--reload", is_flag=True, help="Start anew when a file of the application changes.")
 @click.option("--no-patch", is_flag=True, help="Do not monkey-patch the standard library.")
 def serve(

@@ -42,6 +42,22 @@ def addresses(
     return tuple(address(ctx, param, each) for each in values)
 
 
+def change_directory(_ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
+    """Change to this directory, and keep its name in PWD as a shell does.
+
+    The name must be absolute: the process may start itself again, from there.
+    """
+    if value is None:
+        return
+    if not os.path.isabs(value):
+        raise Misuse(f"--chdir: expected an absolute path, got {value!r}")
+    try:
+        os.chdir(value)
+    except OSError as exc:
+        raise Misuse(f"--chdir: {value}: {exc.strerror}") from exc
+    os.environ["PWD"] = value
+
+
 def whole(least: int, most: int | None = None) -> Callable[..., int | None]:
     """The check of a whole number; what was not given stays None."""
 

@@ -98,6 +98,7 @@ class GtcpArbiter(Arbiter):
         self.board = app.gtcp_board = Board()
         self._check: ReloadCheck | None = None
         self._has_served = self._stopping = False
+        self._youngest = 0  # the age, a number that grows, of the youngest that has served
         self._failures = 0
         self._next_start = 0.0
 
@@ -112,8 +113,9 @@ class GtcpArbiter(Arbiter):
             worker.outdated = worker.outdated or bool(worker.row.wants_replacement)
         current = [each for each in workers if not each.outdated and not each.row.stop_requests]
         serving = [each for each in current if each.row.serving]
-        if serving:
-            self._has_served, self._failures = True, 0
+        youngest = serving[-1].age if serving else 0
+        if youngest > self._youngest:
+            self._youngest, self._failures, self._has_served = youngest, 0, True
         if len(serving) >= self.num_workers:
             self._retire([each for each in workers if each.outdated])
         self._retire([each for each in workers if each.outdated and not each.row.serving])
