@@ -1,8 +1,9 @@
 """Programs for the tests of exceptions that signal handlers raise, each in a process of its own.
 
-``python -m tests.client.interrupts NAME ADDRESS``: ends with status 0 if the client kept its
-promises, and prints what was seen. The server has three commands: 1 counts a token and returns
-how often it has seen it, 2 returns that count, 3 sleeps.
+``python -m tests.client.interrupts NAME ADDRESS [EVERY]``: ends with status 0 if the client kept
+its promises, and prints what was seen. With EVERY, only every so many instructions or signals.
+The server has three commands: 1 counts a token and returns how often it has seen it, 2 returns
+that count, 3 sleeps.
 """
 
 from __future__ import annotations
@@ -153,12 +154,12 @@ SCENARIOS: dict[str, Scenario] = {
 }
 
 
-def at_every_instruction(name: str, address: str) -> None:
+def at_every_instruction(name: str, address: str, every: str = "1") -> None:
     """Run a scenario again and again, interrupted one instruction later each time."""
     failures, instruction = Failures(), 0
     with gtcp.Client(address) as check, gtcp.Client(address) as client:
         while True:
-            instruction += 1
+            instruction += int(every)
             check.call(2, LOOK)
             if name.startswith("first-"):
                 client.close()
@@ -211,7 +212,7 @@ def raise_interrupt(_number: int, _frame: object) -> None:
     raise Interrupt
 
 
-def random_signals(name: str, address: str) -> None:
+def random_signals(name: str, address: str, every: str = "1") -> None:
     """Interrupt calls by real signals; each time the next call must work."""
     choose, failures, raised = random.Random(name), Failures(), 0
     others = 4 if name == "signals-five" else 0
@@ -219,15 +220,15 @@ def random_signals(name: str, address: str) -> None:
     get_hub().NOT_ERROR += (Interrupt,)  # is not printed when it is raised in the event loop
     with gtcp.Client(address) as client:
         background = [gevent.spawn(in_background, client, failures) for _ in range(others)]
-        for n in range(SIGNALS):
+        for n in range(SIGNALS // int(every)):
             delay = choose.uniform(1e-6, 4e-4)
             raised += interrupted_by_signal(client, delay, n, failures, bool(others))
             if len(failures.lines) > 50:
                 break
         gevent.killall(background)
-    if raised < SIGNALS / 2:
+    if raised < SIGNALS / int(every) / 2:
         failures.add(f"only {raised} signals raised in a call")
-    failures.exit(f"{raised} of {SIGNALS} signals raised in a call")
+    failures.exit(f"{raised} of {SIGNALS // int(every)} signals raised in a call")
 
 
 def interrupted_by_signal(
@@ -274,4 +275,4 @@ def in_background(client: gtcp.Client, failures: Failures) -> None:
 
 if __name__ == "__main__":
     program = at_every_instruction if sys.argv[1] in SCENARIOS else random_signals
-    program(*sys.argv[1:3])
+    program(*sys.argv[1:])
