@@ -45,6 +45,7 @@ def test_the_defaults_pass_their_own_checks():
         "max_depth": 64,
         "line_timeout": 5.0,
         "idle_timeout": 300.0,
+        "max_connection_age": 300.0,
         "write_timeout": 10.0,
         "max_connections": 10_000,
         "max_connections_per_address": None,
