@@ -309,8 +309,10 @@ def test_counts_in_redis_are_not_doubled(start: Start, kind: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_child_ends_by_a_signal(start: Start, kind: str) -> None:
+def test_a_child_ends_by_a_signal(start: Start, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The server's own handlers of signals are not the child's: it has nothing to drain."""
+    for name in [each for each in os.environ if each.startswith("COVERAGE_")]:
+        monkeypatch.delenv(name)  # the coverage tool has a handler of its own for SIGTERM
     app = start(kind)
     with app.line() as line:
         params = {"path": str(app.path), "seconds": 60, "how": "exits"}
