@@ -48,6 +48,7 @@ TEST = [
 PROGRAMS = [
     "botocore>=1.34",
     "celery>=5.4",
+    "supervisor>=4.2",
     "Django>=5.1",
     "httpx>=0.27",
     "psycogreen>=1.0.2",

@@ -23,11 +23,27 @@ ROOT = Path(__file__).parents[2]
 KINDS = ("greenlets", "threads", "forks", "signals")
 
 
+#: What happens to the servers, and how often.
+FAULTS = {
+    "HUP": 8,
+    "HUP, slow import": 3,
+    "HUP, broken code": 3,
+    "TERM": 1,
+    "kill worker": 4,
+    "stop worker": 3,
+    "kill master": 1,
+}
+
+#: What the application does when it is loaded after this: see `app`.
+LOADING = {"HUP": "", "HUP, slow import": "1.0", "HUP, broken code": "broken"}
+
+
 class Servers:
     """A gunicorn with two workers, restarted and killed in all ways."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._loading = folder / "loading"
         self._log = (folder / "server.log").open("wb")
         self._port = _free_port()
         self.address = f"127.0.0.1:{self._port}"
@@ -44,6 +60,7 @@ class Servers:
             **os.environ,
             "LEDGER_RUNS": str(self._folder / "runs"),
             "LEDGER_WAITED": str(self._folder / "waited"),
+            "LEDGER_LOADING": str(self._loading),
         }
         self._master = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=self._log, stderr=self._log
@@ -62,14 +79,25 @@ class Servers:
                     return
         raise SystemExit("the server does not come up")
 
+    def repair(self) -> None:
+        """Have code again that can be loaded."""
+        self._load_next("")
+        self._master.send_signal(signal.SIGHUP)
+        self.wait_until_up()
+
     def break_something(self, chance: random.Random) -> None:
-        kind = chance.choices(("HUP", "kill worker", "stop worker", "kill master"), (10, 4, 3, 1))[
-            0
-        ]
+        kind = chance.choices(tuple(FAULTS), tuple(FAULTS.values()))[0]
         self.faults[kind] += 1
-        if kind == "HUP":
+        if kind.startswith("HUP"):
+            self._load_next(LOADING[kind])
             self._master.send_signal(signal.SIGHUP)
+        elif kind == "TERM":
+            self._load_next("")
+            if self.stop() != 0:
+                raise SystemExit("the master did not end with status 0")
+            self._start()
         elif kind == "kill master":
+            self._load_next("")
             orphans = self._workers()
             self._master.kill()
             self._master.wait()
@@ -79,6 +107,10 @@ class Servers:
         else:
             for worker in self._workers()[:1]:
                 self._hit(worker, kind, chance.uniform(0.1, 1.0))
+
+    def _load_next(self, how: str) -> None:
+        self._loading.with_suffix(".new").write_text(how)
+        self._loading.with_suffix(".new").rename(self._loading)
 
     def _hit(self, worker: int, kind: str, seconds: float) -> None:
         try:
@@ -137,7 +169,7 @@ def stress(seconds: float, seed: int, folder: Path) -> tuple[Verdict, Counter[st
             if status:
                 problems.append(f"the callers of kind {kind} ended with {status}")
         faults = servers.faults + first.injected + second.injected
-        servers.wait_until_up()
+        servers.repair()
         with gtcp.Client(servers.address) as client:
             client.call(RUN, {"id": "afterwards"}, timeout=5)
     if servers.stop() != 0:

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import os
+import time
+from pathlib import Path
 
 import gevent
 
 import gtcp
 from tests.ledger.messages import RUN, RUN_TO_END, Done, Work
+
+# What happens when the code is loaded: seconds that it takes, or "broken".
+_loading = Path(os.environ["LEDGER_LOADING"])
+if _loading.exists() and (_how := _loading.read_text()):
+    if _how == "broken":
+        raise RuntimeError("broken, as asked")
+    time.sleep(float(_how))
 
 server = gtcp.Server()
 

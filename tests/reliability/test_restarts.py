@@ -29,6 +29,7 @@ def master(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Supervis
     """A gunicorn with two workers that write down what runs."""
     monkeypatch.setenv("LEDGER_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("LEDGER_WAITED", str(tmp_path / "waited"))
+    monkeypatch.setenv("LEDGER_LOADING", str(tmp_path / "loading"))
     arguments = (*GUNICORN, "-w", "2", "-b", "127.0.0.1:0", "tests.ledger.app:server")
     master = Supervised(tmp_path / "log", *arguments, cwd=ROOT)
     yield master
