@@ -43,10 +43,9 @@ def main() -> None:
         gevent.spawn(running.stop).join()
         gevent.sleep(0.1)
     rows = ",\n".join(map(json.dumps, lines))  # a line for each
-    ends = ",\n".join(f"{json.dumps(name)}: {json.dumps(each)}" for name, each in outcomes.items())
-    Path(sys.argv[1]).write_text(
-        f'{{"version": "{gtcp.__version__}",\n"lines": [\n{rows}\n],\n"outcomes": {{\n{ends}\n}}}}\n'
-    )
+    ends = ",\n".join(f'"{name}": {json.dumps(each)}' for name, each in outcomes.items())
+    head = f'{{"version": "{gtcp.__version__}",\n"lines": [\n{rows}\n],\n"outcomes": {{\n'
+    Path(sys.argv[1]).write_text(f"{head}{ends}\n}}}}\n")
 
 
 if __name__ == "__main__":
