@@ -96,21 +96,14 @@ def server(app: App) -> Iterator[Serving]:
 
 
 @pytest.mark.parametrize(
-    "params",
-    [
-        {"content": "hi", "times": 2},
-        Greet("hi", 2),
-        GreetData("hi", 2),
-    ],
+    "params", [{"content": "hi", "times": 2}, Greet("hi", 2), GreetData("hi", 2)]
 )
 def test_params_may_be_a_dict_a_struct_or_a_dataclass(
     connect: Connect, server: Serving, params: Any
 ) -> None:
-    assert connect(server.address).call(2, params) == {"content": "hi", "times": 2}
-
-
-def test_no_params_are_an_empty_object(connect: Connect, server: Serving) -> None:
-    assert connect(server.address).call(1) == {}
+    client = connect(server.address)
+    assert client.call(2, params) == {"content": "hi", "times": 2}
+    assert client.call(1) == {}  # without any
 
 
 @pytest.mark.parametrize(
@@ -425,12 +418,8 @@ def test_addresses(connect: Connect, app: App, host: str, tmp_path: Path) -> Non
 
 def test_the_port_is_8889_unless_said() -> None:
     assert repr(gtcp.Client("127.0.0.1")) == "gtcp.Client('127.0.0.1:8889')"
-
-
-@pytest.mark.parametrize("address", ["", "host:port", "host:99999", "[::1", "unix:"])
-def test_what_is_no_address_is_refused(address: str) -> None:
     with pytest.raises(ValueError, match="address"):
-        gtcp.Client(address)
+        gtcp.Client("host:99999")
 
 
 # Closing
@@ -452,8 +441,8 @@ def test_closing_hangs_up(scripted: Scripted) -> None:
         ended.append(True)
 
     _, client = scripted(script)
-    client.call(1)
-    client.close()
+    with client:  # a context manager closes it
+        client.call(1)
     soon(lambda: ended)
     client.close()
 
@@ -471,13 +460,6 @@ def test_a_closed_client_can_not_be_used(scripted: Scripted, used: bool, way: st
     assert "closed" in str(error)
     assert len(server.peers) == used
     assert client.stats()["retries"] == 0
-
-
-def test_a_context_manager_closes(connect: Connect) -> None:
-    with fake_server(Peer.echo) as server:
-        with gtcp.Client(server.address) as client:
-            client.call(1)
-        assert type(outcome(client.call, 1)).__mro__[1] is gtcp.ConnectError
 
 
 def test_closing_tells_the_calls_in_flight(scripted: Scripted) -> None:

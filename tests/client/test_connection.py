@@ -89,32 +89,25 @@ def test_an_http_server_answers(scripted: Scripted) -> None:
     assert is_error(outcome(client.call, 1), gtcp.ProtocolError, "maybe")
 
 
-def test_half_a_line_and_then_silence(scripted: Scripted) -> None:
-    _, client = scripted(says(b'{"code":0,"id":1,"res'))
-    started = monotonic()
-    assert is_error(outcome(client.call, 1, timeout=0.5), gtcp.CallTimeout, "maybe")
-    assert 0.1 <= monotonic() - started < 5
-
-
 def test_closed_before_anything_was_read(scripted: Scripted) -> None:
     _, client = scripted(Peer.close)
     error = outcome(client.call, 1)
     assert isinstance(error, gtcp.ConnectionLost)
 
 
-@pytest.mark.parametrize("end", [Peer.close, Peer.reset])
-def test_a_broken_connection_may_have_run_the_call(
-    scripted: Scripted, end: Callable[[Peer], None]
-) -> None:
-    server, client = scripted(says(end=end))
-    error = outcome(client.call, 1)
-    assert is_error(error, gtcp.ConnectionLost, "maybe")
-    assert len(server.lines) == 1  # not tried again
-
-
-def test_a_reply_cut_in_the_middle(scripted: Scripted) -> None:
-    _, client = scripted(says(b'{"code":0,"id":1,"result":1}', end=Peer.close))
+@pytest.mark.parametrize(
+    "script",
+    [
+        says(end=Peer.close),
+        says(end=Peer.reset),
+        says(b'{"code":0,"id":1,"result":1}', end=Peer.close),  # no newline
+    ],
+    ids=["closed", "reset", "cut"],
+)
+def test_a_broken_connection_may_have_run_the_call(scripted: Scripted, script: Any) -> None:
+    server, client = scripted(script)
     assert is_error(outcome(client.call, 1), gtcp.ConnectionLost, "maybe")
+    assert len(server.lines) == 1  # not tried again
 
 
 @pytest.mark.parametrize(
@@ -144,15 +137,6 @@ def test_garbage(scripted: Scripted, garbage: bytes) -> None:
     _, client = scripted(says(garbage), Peer.echo)
     assert is_error(outcome(client.call, 1, timeout=5), gtcp.ProtocolError, "maybe")
     assert client.call(1, {"a": 1}) == {"a": 1}  # on another connection
-
-
-def test_an_idempotent_call_survives_garbage(scripted: Scripted) -> None:
-    def script(peer: Peer) -> None:
-        peer.request()
-        peer.send(b"garbage\n")
-
-    _, client = scripted(script, Peer.echo)
-    assert client.call(1, {"a": 1}, idempotent=True) == {"a": 1}
 
 
 def test_replies_before_garbage_still_count(scripted: Scripted) -> None:
@@ -211,13 +195,17 @@ def test_replies_with_a_carriage_return(scripted: Scripted) -> None:
 @pytest.mark.parametrize("wrong", [2, 0, -1, "1", "x"])
 def test_a_reply_with_a_wrong_id_reaches_nobody(scripted: Scripted, wrong: Any) -> None:
     def script(peer: Peer) -> None:
-        peer.answer({**peer.request(), "id": wrong}, result="not yours")
+        late = peer.request()
+        peer.answer({**late, "id": wrong}, result="not yours")
+        late_too = peer.request()
+        peer.send(answer(late, result="late"), answer(late_too))
         peer.echo()
 
     _, client = scripted(script)
     assert is_error(outcome(client.call, 1, timeout=0.5), gtcp.CallTimeout, "maybe")
     assert client.stats()["dropped"] == 1
     assert client.call(1, {"a": 1}) == {"a": 1}
+    assert client.stats()["dropped"] == 2  # the late reply, too
     assert client.stats()["opened"] == 1
 
 
@@ -230,19 +218,6 @@ def test_a_duplicated_reply_reaches_nobody(scripted: Scripted) -> None:
     _, client = scripted(script)
     assert [client.call(1, {"n": n}) for n in range(3)] == [{"n": 0}, {"n": 1}, {"n": 2}]
     assert client.stats()["dropped"] == 2
-    assert client.stats()["opened"] == 1
-
-
-def test_a_late_reply_reaches_nobody(scripted: Scripted) -> None:
-    def script(peer: Peer) -> None:
-        late, next_one = peer.requests(2)
-        peer.send(answer(late, result="late"), answer(next_one))
-        peer.silence()
-
-    _, client = scripted(script)
-    assert is_error(outcome(client.call, 1, timeout=0.5), gtcp.CallTimeout, "maybe")
-    assert client.call(1, {"n": 2}) == {"n": 2}
-    assert client.stats()["dropped"] == 1
     assert client.stats()["opened"] == 1
 
 
@@ -268,17 +243,16 @@ def test_64_greenlets_share_a_connection(scripted: Scripted) -> None:
 # The server goes away, or refuses
 
 
-def test_no_reply_after_a_goodbye_means_it_did_not_run(scripted: Scripted) -> None:
-    _, client = scripted(says(GOODBYE, after=2, end=Peer.close), retries=0)
-    calls = [begin(client.call, 1) for _ in range(2)]
-    assert all(is_error(each.get(), gtcp.ConnectionLost, "no") for each in calls)
-
-
-def test_calls_refused_by_a_goodbye_are_sent_elsewhere(scripted: Scripted) -> None:
-    _, client = scripted(says(GOODBYE, after=2, end=Peer.close), Peer.echo)
-    calls = [begin(client.call, 1, {"n": n}) for n in range(2)]
-    assert [each.get() for each in calls] == [{"n": 0}, {"n": 1}]
-    assert client.stats()["retries"] == 2
+def test_no_reply_after_a_goodbye_means_it_did_not_run(connect: Connect) -> None:
+    for retries in (0, 3):  # with retries, it is sent elsewhere
+        with fake_server(says(GOODBYE, after=2, end=Peer.close), Peer.echo) as server:
+            client = connect(server.address, retries=retries)
+            calls = [begin(client.call, 1, {"n": n}) for n in range(2)]
+            if retries:
+                assert [each.get() for each in calls] == [{"n": 0}, {"n": 1}]
+                assert client.stats()["retries"] == 2
+            else:
+                assert all(is_error(each.get(), gtcp.ConnectionLost, "no") for each in calls)
 
 
 def test_what_is_in_flight_is_answered_after_a_goodbye(scripted: Scripted) -> None:
@@ -367,22 +341,17 @@ def test_after_a_refusal_without_a_clean_end_calls_may_have_run(scripted: Script
     assert all(is_error(each.get(), gtcp.ConnectionLost, "maybe") for each in calls)
 
 
-def test_a_refused_notification_fails_no_call(scripted: Scripted) -> None:
-    _, client = scripted(
-        says({"code": 413, "message": "too long"}, after=3, end=Peer.close), Peer.echo
-    )
-    client.notify(2)
-    calls = [begin(client.call, 1, {"n": n}) for n in range(2)]
-    assert [each.get() for each in calls] == [{"n": 0}, {"n": 1}]
-
-
-def test_a_refused_call_that_was_given_up_fails_no_other(scripted: Scripted) -> None:
-    _, client = scripted(
-        says({"code": 413, "message": "too long"}, after=3, end=Peer.close), Peer.echo
-    )
-    given_up, other = begin(client.call, 1, {"n": 0}), begin(client.call, 1, {"n": 1})
-    given_up.kill()
-    assert other.get() == {"n": 1}
+@pytest.mark.parametrize("way", ["notified", "given up"])
+def test_what_is_refused_and_nobody_waits_for_fails_no_call(scripted: Scripted, way: str) -> None:
+    refusal = {"code": 413, "message": "too long"}
+    _, client = scripted(says(refusal, after=3, end=Peer.close), Peer.echo)
+    if way == "notified":
+        client.notify(2)
+        calls = [begin(client.call, 1, {"n": n}) for n in range(2)]
+    else:
+        given_up, *calls = [begin(client.call, 1, {"n": n}) for n in (-1, 0)]
+        given_up.kill()
+    assert [each.get() for each in calls] == [{"n": n} for n in range(len(calls))]
 
 
 # Lines that are longer than the server takes
@@ -482,23 +451,14 @@ class Resetting:
         assert self._done.wait(PATIENCE)
 
 
-def test_a_line_that_the_kernel_refused_did_not_run(scripted: Scripted) -> None:
+@pytest.mark.parametrize("way", ["call", "notify"])
+def test_a_line_that_the_kernel_refused_did_not_run(scripted: Scripted, way: str) -> None:
     peer = Resetting()
     server, client = scripted(peer, retries=0)
     sent = begin(client.call, 1)
     soon(lambda: server.lines)
     peer.reset()
-    assert is_error(outcome(client.call, 2), gtcp.ConnectionLost, "no")
-    assert is_error(sent.get(), gtcp.ConnectionLost, "maybe")
-
-
-def test_a_notification_that_the_kernel_refused_did_not_run(scripted: Scripted) -> None:
-    peer = Resetting()
-    server, client = scripted(peer, retries=0)
-    sent = begin(client.call, 1)
-    soon(lambda: server.lines)
-    peer.reset()
-    assert is_error(outcome(client.notify, 2), gtcp.ConnectionLost, "no")
+    assert is_error(outcome(getattr(client, way), 2), gtcp.ConnectionLost, "no")
     assert is_error(sent.get(), gtcp.ConnectionLost, "maybe")
 
 
@@ -523,7 +483,8 @@ def test_replies_that_came_before_sending_failed_still_count(scripted: Scripted)
 
 
 @unasked
-def test_a_line_that_left_in_part_did_not_run(scripted: Scripted) -> None:
+@pytest.mark.parametrize("way", ["call", "notify"])
+def test_a_line_that_left_in_part_did_not_run(scripted: Scripted, way: str) -> None:
     go_on = threading.Event()
 
     def script(peer: Peer) -> None:
@@ -532,7 +493,7 @@ def test_a_line_that_left_in_part_did_not_run(scripted: Scripted) -> None:
 
     _, client = scripted(script, retries=0)
     whole = begin(client.call, 1)
-    partly = begin(client.call, 2, BIG)
+    partly = begin(getattr(client, way), 2, BIG)
     soon(lambda: is_stuck(client))
     behind = begin(client.call, 3)
     gevent.sleep(0)
@@ -543,28 +504,22 @@ def test_a_line_that_left_in_part_did_not_run(scripted: Scripted) -> None:
 
 
 @unasked
-def test_a_call_that_timed_out_before_its_line_left_never_runs(scripted: Scripted) -> None:
+@pytest.mark.parametrize("killed", [True, False])
+@pytest.mark.parametrize(("way", "result"), [("call", BIG), ("notify", None)])
+def test_what_is_given_up_before_its_line_left_never_runs(
+    scripted: Scripted, way: str, result: Any, killed: bool
+) -> None:
     held = Held()
     server, client = scripted(held)
-    big = begin(client.call, 1, BIG)
+    send = getattr(client, way)
+    big = begin(send, 1, BIG)
     soon(lambda: is_stuck(client))
-    assert is_error(outcome(client.call, 2, timeout=0.05), gtcp.CallTimeout, "no")
+    if killed:
+        begin(send, 2).kill()
+    else:
+        assert is_error(outcome(send, 2, timeout=0.05), gtcp.CallTimeout, "no")
     held.go_on.set()
-    assert big.get() == BIG
-    assert client.call(3, {"n": 3}) == {"n": 3}
-    assert [each["cmdid"] for each in server.lines] == [1, 3]
-
-
-@unasked
-def test_a_call_killed_before_its_line_left_never_runs(scripted: Scripted) -> None:
-    held = Held()
-    server, client = scripted(held)
-    big = begin(client.call, 1, BIG)
-    soon(lambda: is_stuck(client))
-    killed = begin(client.call, 2)
-    killed.kill()
-    held.go_on.set()
-    assert big.get() == BIG
+    assert big.get() == result
     assert client.call(3, {"n": 3}) == {"n": 3}
     assert [each["cmdid"] for each in server.lines] == [1, 3]
 
@@ -756,48 +711,6 @@ def test_a_notification_that_times_out_half_sent_may_run(scripted: Scripted) -> 
 
 
 @unasked
-def test_a_notification_that_times_out_behind_another_never_runs(scripted: Scripted) -> None:
-    held = Held()
-    server, client = scripted(held)
-    big = begin(client.notify, 1, BIG)
-    soon(lambda: is_stuck(client))
-    assert is_error(outcome(client.notify, 2, timeout=0.05), gtcp.CallTimeout, "no")
-    held.go_on.set()
-    assert big.get() is None
-    client.call(3)
-    assert [each["cmdid"] for each in server.lines] == [1, 3]
-
-
-@unasked
-def test_a_notification_killed_behind_another_never_runs(scripted: Scripted) -> None:
-    held = Held()
-    server, client = scripted(held)
-    big = begin(client.notify, 1, BIG)
-    soon(lambda: is_stuck(client))
-    killed = begin(client.notify, 2)
-    killed.kill()
-    held.go_on.set()
-    assert big.get() is None
-    client.call(3)
-    assert [each["cmdid"] for each in server.lines] == [1, 3]
-
-
-@unasked
-def test_a_notification_that_left_in_part_did_not_run(scripted: Scripted) -> None:
-    go_on = threading.Event()
-
-    def script(peer: Peer) -> None:
-        assert go_on.wait(PATIENCE)
-        peer.reset()
-
-    _, client = scripted(script, retries=0)
-    notification = begin(client.notify, 1, BIG)
-    soon(lambda: is_stuck(client))
-    go_on.set()
-    assert is_error(notification.get(), gtcp.ConnectionLost, "no")
-
-
-@unasked
 def test_a_notification_may_close_the_client_that_others_notify_through(scripted: Scripted) -> None:
     held = Held()
     _, client = scripted(held, retries=0)
@@ -835,24 +748,15 @@ def test_a_connection_closed_while_idle_costs_nothing(scripted: Scripted) -> Non
     assert client.stats()["opened"] == 2
 
 
-def test_a_goodbye_while_idle_costs_nothing(scripted: Scripted) -> None:
-    def script(peer: Peer) -> None:
+def test_a_goodbye_costs_nothing_where_nothing_is_in_flight(scripted: Scripted) -> None:
+    """A server that refuses a connection says so before it has read anything."""
+
+    def idle(peer: Peer) -> None:
         peer.answer(peer.request())
         peer.go_away()
         peer.silence()
 
-    _, client = scripted(script, Peer.echo, retries=0)
-    client.call(1)
+    _, client = scripted(says(GOODBYE, after=0, end=Peer.close), idle, Peer.echo)
+    assert client.call(1, {"n": 1}) == {"n": 1}
     soon(lambda: client.stats()["connections"] == 0)
     assert client.call(1, {"n": 2}) == {"n": 2}
-
-
-def test_a_goodbye_at_once_costs_nothing(scripted: Scripted) -> None:
-    """A server that refuses a connection says so before it has read anything."""
-
-    def script(peer: Peer) -> None:
-        peer.go_away()
-        peer.close()
-
-    _, client = scripted(script, Peer.echo)
-    assert client.call(1, {"n": 1}) == {"n": 1}

@@ -69,15 +69,13 @@ def test_every_item_gets_its_own_result(scripted: Scripted, window: int, ordered
     assert len(server.lines) == 300
 
 
-def test_results_keep_the_order_of_the_params(scripted: Scripted) -> None:
+def test_results_keep_the_order_of_the_params_or_come_as_they_come_in(scripted: Scripted) -> None:
     _, client = scripted(unordered_echo)
     assert list(client.map(1, numbers(100), window=10)) == list(numbers(100))
-
-
-def test_results_as_they_come_in(scripted: Scripted) -> None:
-    _, client = scripted(unordered_echo)
     results = list(client.map(1, numbers(10), window=2, ordered=False))
     assert [each["n"] for each in results] == [1, 0, 3, 2, 5, 4, 7, 6, 9, 8]
+    both = [begin(lambda: list(client.map(1, numbers(100), window=10))) for _ in range(2)]
+    assert [each.get() for each in both] == [list(numbers(100))] * 2
 
 
 def test_params_may_change_once_they_have_been_taken(scripted: Scripted) -> None:
@@ -155,11 +153,6 @@ def test_the_window_bounds_what_is_in_flight(connect: Connect, ordered: bool) ->
         gate.open()
         assert sorted(each["n"] for each in mapped.get()) == list(range(60))
         assert most == [8]
-
-
-def test_a_window_of_nothing_is_refused(connect: Connect) -> None:
-    with pytest.raises(ValueError, match="window"):
-        connect("127.0.0.1").map(1, [], window=0)
 
 
 def test_a_window_wider_than_the_pool(scripted: Scripted) -> None:
@@ -341,17 +334,18 @@ def test_a_stream_survives_refusals_by_id(scripted: Scripted) -> None:
     assert list(client.map(1, numbers(200), window=50)) == list(numbers(200))
 
 
-def test_a_lost_connection_fails_what_may_have_run(scripted: Scripted) -> None:
+@pytest.mark.parametrize("idempotent", [False, True])
+def test_a_lost_connection_fails_what_may_have_run_unless_it_is_idempotent(
+    scripted: Scripted, idempotent: bool
+) -> None:
     _, client = scripted(says(after=10, end=Peer.reset), Peer.echo)
-    results = list(client.map(1, numbers(30), window=10, return_exceptions=True))
-    assert {type(each) for each in results[:10]} == {gtcp.ConnectionLost}
-    assert {each.executed for each in results[:10]} == {"maybe"}
-    assert results[10:] == list(numbers(30))[10:]
-
-
-def test_an_idempotent_stream_survives_a_lost_connection(scripted: Scripted) -> None:
-    _, client = scripted(says(after=10, end=Peer.reset), Peer.echo)
-    assert list(client.map(1, numbers(30), window=10, idempotent=True)) == list(numbers(30))
+    options = {"window": 10, "return_exceptions": True, "idempotent": idempotent}
+    results = list(client.map(1, numbers(30), **options))
+    if not idempotent:
+        assert {type(each) for each in results[:10]} == {gtcp.ConnectionLost}
+        assert {each.executed for each in results[:10]} == {"maybe"}
+        results[:10] = numbers(10)
+    assert results == list(numbers(30))
 
 
 def test_a_stream_survives_a_server_that_starts_again(connect: Connect) -> None:
@@ -470,11 +464,9 @@ def test_closing_the_client_ends_the_stream(scripted: Scripted) -> None:
     assert error.executed == "maybe"
 
 
-def test_two_streams_side_by_side(scripted: Scripted) -> None:
-    _, client = scripted(unordered_echo)
-    first = begin(lambda: list(client.map(1, numbers(100), window=10)))
-    second = begin(lambda: list(client.map(2, numbers(100), window=10)))
-    assert first.get() == second.get() == list(numbers(100))
+def test_a_window_of_nothing_is_refused(connect: Connect) -> None:
+    with pytest.raises(ValueError, match="window"):
+        connect("127.0.0.1").map(1, [], window=0)
 
 
 # Threads
