@@ -84,19 +84,20 @@ def test_two_loggers_with_different_files_do_not_mix(tmp_path):
     assert "paid" not in (tmp_path / "buy.log").read_text()
 
 
-def test_a_class_instantiated_by_many_threads_logs_once(tmp_path):
-    pay = logger_class("Pay", logger_path=tmp_path / "pay.log")
+def test_a_class_instantiated_by_many_threads_logs_once(path):
+    pay = logger_class("Pay", logger_path=path)
     barrier = threading.Barrier(8)
 
     def instantiate():
         barrier.wait()
-        pay()
+        pay().info("one")
 
     threads = [threading.Thread(target=instantiate) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    assert len(path.read_text().splitlines()) == 8
     assert len(pay().logger.handlers) == 1
 
 
