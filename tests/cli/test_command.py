@@ -69,8 +69,7 @@ def test_an_applications_error_comes_with_its_data_and_harmless(address: str, re
 
 @pytest.mark.parametrize("raw", [[], ["--raw"]])
 @pytest.mark.parametrize(
-    ("closes", "says"),
-    [(True, "the server closed the connection"), (False, "the deadline passed")],
+    ("closes", "says"), [(True, "the server closed the connection"), (False, "the deadline passed")]
 )
 def test_after_half_a_reply_a_call_may_have_executed(
     raw: list[str], closes: bool, says: str, refused: Any

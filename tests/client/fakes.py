@@ -141,11 +141,7 @@ class FakeServer:
     """
 
     def __init__(
-        self,
-        *scripts: Script,
-        port: int = 0,
-        receive_buffer: int | None = None,
-        backlog: int = 128,
+        self, *scripts: Script, port: int = 0, receive_buffer: int | None = None, backlog: int = 128
     ) -> None:
         self.peers: list[Peer] = []
         self.failures: list[BaseException] = []

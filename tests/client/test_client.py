@@ -16,15 +16,7 @@ import msgspec
 import pytest
 
 import gtcp
-from tests.client.fakes import (
-    FakeServer,
-    Peer,
-    answers,
-    begin,
-    fake_server,
-    outcome,
-    soon,
-)
+from tests.client.fakes import FakeServer, Peer, answers, begin, fake_server, outcome, soon
 from tests.helpers import Gate, Serving, serving
 
 Connect = Callable[..., gtcp.Client]

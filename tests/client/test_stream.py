@@ -12,14 +12,7 @@ import msgspec
 import pytest
 
 import gtcp
-from tests.client.fakes import (
-    FakeServer,
-    Peer,
-    answer,
-    begin,
-    says,
-    soon,
-)
+from tests.client.fakes import FakeServer, Peer, answer, begin, says, soon
 from tests.helpers import PATIENCE, Gate, free_port, serving
 
 Connect = Callable[..., gtcp.Client]

@@ -168,9 +168,7 @@ def test_an_unknown_level_is_refused():
 
 def test_a_record_names_the_line_that_logged_it(tmp_path):
     logger_class(
-        "Pay",
-        logger_path=tmp_path / "pay.log",
-        logger_format_file="%(filename)s %(funcName)s",
+        "Pay", logger_path=tmp_path / "pay.log", logger_format_file="%(filename)s %(funcName)s"
     )().info("x")
     here = "test_logger.py test_a_record_names_the_line_that_logged_it\n"
     assert (tmp_path / "pay.log").read_text() == here

@@ -166,10 +166,7 @@ class TestCallsThatEnd:
         assert [codes[n] for n in range(limit)] == [408] * limit
 
     def test_but_count_in_the_process_until_they_have_ended(self):
-        with (
-            serving(self.commands(), max_in_flight=5) as running,
-            running.line() as line,
-        ):
+        with serving(self.commands(), max_in_flight=5) as running, running.line() as line:
             line.send(*[{"cmdid": 1, "id": n, "timeout": 50} for n in range(5)])
             eventually(lambda: running.server.in_flight == 5)
             time.sleep(0.06)

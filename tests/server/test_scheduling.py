@@ -317,10 +317,7 @@ def test_params_whose_own_code_misbehaves_are_refused_and_harm_nobody_else(comma
         other.sock.settimeout(3)
         line = {"cmdid": 3, "params": {}}
         together(
-            busy,
-            lambda: one.send(line),
-            lambda: many.send(line, line),
-            lambda: other.send(PING),
+            busy, lambda: one.send(line), lambda: many.send(line, line), lambda: other.send(PING)
         )
         assert other.reply()["code"] == 0
         assert other.ask(PING)["code"] == 0

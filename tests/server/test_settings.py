@@ -186,12 +186,7 @@ def test_a_stronger_layer_wins_setting_by_setting(toml):
     path = toml("backlog = 3\nmax_depth = 3\nmax_connections = 3")
     env = {"GTCP_MAX_DEPTH": "4", "GTCP_MAX_CONNECTIONS": "4"}
     settings = load(path, env=env, flags={"max_connections": "5"}, base=base)
-    found = (
-        settings.workers,
-        settings.backlog,
-        settings.max_depth,
-        settings.max_connections,
-    )
+    found = (settings.workers, settings.backlog, settings.max_depth, settings.max_connections)
     assert found == (2, 3, 4, 5)
 
 
