@@ -106,9 +106,13 @@ def test_a_part_that_is_stopped_leaves_no_process_behind(signum, tmp_path):
         stderr=subprocess.PIPE,
         text=True,
     )
-    eventually(lambda: len(marked(mark)) > 3, PATIENCE)  # itself, a server, callers
-    running.send_signal(signum)
-    _, said = running.communicate(timeout=PATIENCE)
+    try:
+        eventually(lambda: len(marked(mark)) > 3, PATIENCE)  # itself, a server, callers
+        running.send_signal(signum)
+        _, said = running.communicate(timeout=PATIENCE)
+    finally:
+        running.kill()
+        running.communicate()
     eventually(lambda: not marked(mark), PATIENCE)
     if signum != signal.SIGKILL:
         assert running.returncode == 130
