@@ -26,6 +26,9 @@ from benchmarks.machine import ROOT
 #: Seconds a process gets to start, and to do more than it was told to take.
 PATIENCE = 20.0
 
+#: The signals that end a benchmark.
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
@@ -144,9 +147,16 @@ class Processes:
     def start(
         self, args: Sequence[str], *, core: int | None = None, env: Mapping[str, str] | None = None
     ) -> Child:
-        """Start a process, on one core if one is given."""
-        child = Child(args, core, env or {})
-        self._children.append(child)
+        """Start a process, on one core if one is given.
+
+        A signal waits meanwhile: Python drops what its handler raises in a fork's hooks.
+        """
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
+        try:
+            child = Child(args, core, env or {})
+            self._children.append(child)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return child
 
     def python(self, *args: str, core: int | None = None, **env: str) -> Child:
@@ -179,6 +189,7 @@ def _in_child(core: int | None) -> Callable[[], None]:
     limits = (open_files(), resource.getrlimit(resource.RLIMIT_NOFILE)[1])
 
     def prepare() -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPTS)
         if core is not None:
             os.sched_setaffinity(0, {core})
         try:

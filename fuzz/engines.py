@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[1]
 
@@ -34,21 +34,13 @@ def available() -> str:
     return "atheris" if importlib.util.find_spec("atheris") else "hypothesis"
 
 
-class Outcome:
-    """What a run of one target came to.
+class Outcome(NamedTuple):
+    """What a run of one target came to."""
 
-    Attributes:
-        executions: inputs tried.
-        failed: whether it ended otherwise than it should.
-        found: the file with the input that it was at then, or None.
-        log: what the process said.
-    """
-
-    def __init__(self, executions: int, failed: bool, found: Path | None, log: str) -> None:
-        self.executions = executions
-        self.failed = failed
-        self.found = found
-        self.log = log
+    executions: int  # inputs tried
+    failed: bool  # whether it ended otherwise than it should
+    found: Path | None  # the file with the input that it was at then
+    log: str  # what the process said
 
 
 def fuzz(target: str, engine: str, seconds: float, seed: int, corpus: Path | None) -> Outcome:

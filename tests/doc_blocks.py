@@ -23,94 +23,113 @@ HTML comments above a block mark it:
     <!-- exit: 1 -->         the status with which the block's commands must exit
     <!-- needs: nc -->       leave it out where this program is not installed
     <!-- test-command -->    the line .ci/run takes from README.md; not run
+
+``run_document`` starts this module in a process of its own. It imports little there, so that a
+block may still monkey-patch. The gevent hub runs while a command runs, so that a server that a
+block has started in a greenlet goes on serving.
 """
 
+from __future__ import annotations
+
+import ast
+import contextlib
 import doctest
-import json
+import io
 import os
 import re
-import select
 import shutil
 import signal
 import subprocess
 import sys
 import textwrap
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import traceback
+from collections.abc import Iterator
 from pathlib import Path
-
-from tests.helpers import free_port
+from types import FrameType, ModuleType
+from typing import Any, NamedTuple
 
 FENCE = re.compile(r"(\s*)(`{3,}|~{3,})\s*([^\s`]*)")
 MARK = re.compile(r"\s*<!--\s*([\w-]+)\s*(?::\s*(.*?))?\s*-->\s*")
 FILE = re.compile(r"# ([\w./-]+\.\w+)")
+ARROW = re.compile(r"\s*#\s*->\s*(.*)")
 MARKS = {"skip", "write", "background", "exit", "needs", "test-command"}
 NEED_VALUE = {"skip", "exit", "needs"}
 SHELLS = {"console", "sh"}
-CHILD = Path(__file__).with_name("doc_child.py")
+PASSED = "every block did what the document says"
+ENDED_WELL = (0, -signal.SIGTERM, 128 + signal.SIGTERM)
 
 
 class DocFailure(AssertionError):
     """A document promises what does not happen."""
 
 
-@dataclass(frozen=True)
-class Block:
-    line: int  # where its text begins, counted from 1
-    language: str
-    text: str
-    marks: dict[str, str | None] = field(default_factory=dict)
+def run_document(path: Path, folder: Path, *, timeout: float = 60.0) -> None:
+    """Run the document's blocks in ``folder / "run"``.
 
+    Args:
+        timeout: seconds a block or a command may take.
 
-@dataclass
-class Command:
-    line: int
-    text: str
-    shown: list[str] = field(default_factory=list)
+    Raises:
+        DocFailure: with the document's name and line, at the first promise it breaks.
+    """
+    from tests.helpers import free_port
 
-
-@dataclass
-class Background:
-    command: Command
-    process: subprocess.Popen[bytes]
-    output: Path
+    directory, log = folder / "run", folder / "log"
+    directory.mkdir()
+    env = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}
+    env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
+    env |= {"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "80"}
+    args = [path, directory, timeout, free_port(), free_port()]
+    with log.open("wb") as output:
+        status = subprocess.call(
+            [sys.executable, "-m", "tests.doc_blocks", *map(str, args)],
+            cwd=Path(__file__).parents[1],
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
+    said = read(log)
+    if status or said.splitlines()[-1:] != [PASSED]:
+        raise DocFailure(f"{said}{path.name}: its interpreter ended: {status}")
 
 
 # --- reading ------------------------------------------------------------------------------
 
 
-def parse(text: str) -> list[Block]:
-    """The document's fenced blocks with the marks above them.
+class Block(NamedTuple):
+    line: int  # where its text begins, counted from 1
+    language: str
+    text: str
+    marks: dict[str, str | None]
+
+
+def parse(text: str) -> Iterator[Block]:
+    """Yield the document's fenced blocks with the marks above them.
 
     Raises DocFailure for an unknown mark and an open fence.
     """
-    blocks: list[Block] = []
     marks: dict[str, str | None] = {}
     lines = enumerate(text.splitlines(), 1)
     for number, line in lines:
         if fence := FENCE.match(line):
-            body = read_body(fence, number, lines)
+            body = []
+            for _, inside in lines:
+                if inside.strip().startswith(fence[2]) and not inside.strip(fence[2][0] + " "):
+                    break
+                body.append(inside)
+            else:
+                raise DocFailure(f"line {number}: this code block is never closed")
             check_marks(marks, number)
-            blocks.append(Block(number + 1, fence[3].lower(), body, marks))
+            yield Block(number + 1, fence[3].lower(), textwrap.dedent("\n".join(body)), marks)
             marks = {}
         elif mark := MARK.fullmatch(line):
             marks[mark[1]] = mark[2]
         elif line.strip():
             marks = {}
-    return blocks
 
 
-def read_body(fence, opened, lines):
-    body = []
-    for _, line in lines:
-        if line.strip().startswith(fence[2]) and not line.strip().strip(fence[2][0]):
-            return textwrap.dedent("\n".join(body))
-        body.append(line)
-    raise DocFailure(f"line {opened}: this code block is never closed")
-
-
-def check_marks(marks, number):
+def check_marks(marks: dict[str, str | None], number: int) -> None:
     for name, value in marks.items():
         if name not in MARKS:
             raise DocFailure(f"line {number}: unknown mark <!-- {name} -->")
@@ -118,22 +137,19 @@ def check_marks(marks, number):
             raise DocFailure(f"line {number}: <!-- {name}: ... --> has to say what")
 
 
-def commands(block: Block) -> list[Command]:
-    """The `$ ` lines of a console block, each with the output shown below it."""
-    found: list[Command] = []
-    for number, line in enumerate(block.text.splitlines(), block.line):
-        if line.startswith("$ "):
-            found.append(Command(number, line[2:]))
-        elif found and not found[-1].shown and found[-1].text.endswith("\\"):
-            found[-1].text += "\n" + line.removeprefix("> ")
-        elif found and not found[-1].shown and line.startswith("> "):
-            found[-1].text += "\n" + line[2:]
+def commands(block: Block) -> list[tuple[int, str, str]]:
+    """The line and the text of each `$ ` command, and the output shown below it."""
+    found: list[tuple[int, str, str]] = []
+    for line, text in enumerate(block.text.splitlines(), block.line):
+        if text.startswith("$ "):
+            found.append((line, text[2:], ""))
         elif found:
-            found[-1].shown.append(line)
+            start, command, shown = found[-1]
+            if not shown and (command.endswith("\\") or text.startswith("> ")):
+                found[-1] = (start, f"{command}\n{text.removeprefix('> ')}", "")
+            else:
+                found[-1] = (start, command, f"{shown}{text}\n")
     return found
-
-
-# --- comparing --------------------------------------------------------------------------------
 
 
 def same(want: str, got: str) -> bool:
@@ -145,206 +161,173 @@ def tidy(text: str) -> str:
     return "\n".join(line.rstrip() for line in text.strip().splitlines()) + "\n"
 
 
-# --- running ------------------------------------------------------------------------------------
-
-
-class Document:
-    """One document being run: its interpreter, its background commands. A context manager."""
-
-    def __init__(self, path: Path, directory: Path, *, timeout: float = 60.0) -> None:
-        self.path = path
-        self.directory = directory / "run"
-        self.outputs = directory / "outputs"
-        self.timeout = timeout
-        self.backgrounds: list[Background] = []
-        self.child: subprocess.Popen[bytes] | None = None
-        self.directory.mkdir()
-        self.outputs.mkdir()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, value, trace):
-        problems = [self.stop(background) for background in reversed(self.backgrounds)]
-        self.stop_child()
-        if kind is None and any(problems):
-            raise DocFailure("\n".join(filter(None, problems)))
-
-    def run(self) -> None:
-        """Run every block; raises DocFailure at the first that does not hold."""
-        ports = {"8889": str(free_port()), "8890": str(free_port())}
-        text = self.path.read_text(encoding="utf-8")
-        text = re.sub("|".join(ports), lambda match: ports[match[0]], text)
-        for block in parse(text):
-            if not self.left_out(block):
-                self.run_block(block)
-
-    def left_out(self, block):
-        needs = block.marks.get("needs")
-        return (
-            "skip" in block.marks
-            or "test-command" in block.marks
-            or (needs is not None and not shutil.which(needs))
-        )
-
-    def run_block(self, block):
-        self.write_file(block)
-        if "write" in block.marks:
-            return
-        if block.language == "python":
-            self.run_python(block)
-        elif block.language in SHELLS:
-            for command in commands(block):
-                self.run_command(command, block.marks)
-
-    def write_file(self, block):
-        first = FILE.fullmatch(block.text.partition("\n")[0])
-        if first and block.language not in SHELLS:
-            target = self.directory / first[1]
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(block.text + "\n", encoding="utf-8")
-
-    # python
-
-    def run_python(self, block):
-        if self.child is None:
-            self.child = self.start([sys.executable, "-u", str(CHILD)], subprocess.PIPE)
-        request = {"path": str(self.path), "line": block.line, "source": block.text}
-        self.child.stdin.write(json.dumps(request).encode() + b"\n")
-        self.child.stdin.flush()
-        answer = self.answer(block)
-        for line, want, got in answer["shown"]:
-            if not same(want, got):
-                raise self.failure(line, f"wanted: {want}\ngot:    {got}")
-        if answer["error"]:
-            raise self.failure(block.line, answer["error"])
-
-    def answer(self, block):
-        ready, _, _ = select.select([self.child.stdout], [], [], self.timeout)
-        if not ready:
-            signal_group(self.child, signal.SIGKILL)
-            raise self.failure(block.line, f"still running after {self.timeout} s")
-        line = self.child.stdout.readline()
-        if not line:
-            raise self.failure(block.line, f"its interpreter ended: {self.child.wait()}")
-        return json.loads(line)
-
-    def stop_child(self):
-        if self.child is not None:
-            self.child.stdin.close()  # its sign to end
-            self.finish(self.child, 10.0)
-            self.child.stdout.close()
-
-    # console
-
-    def run_command(self, command, marks):
-        output = self.outputs / str(command.line)
-        with output.open("wb") as file:
-            process = self.start(["bash", "-c", command.text], file)
-        if "background" in marks:
-            self.backgrounds.append(Background(command, process, output))
-            self.wait_until_up(command, process, output)
-            return
-        if not self.finish(process, self.timeout):
-            self.fail(command, f"still running after {self.timeout} s", output)
-        expected = int(marks.get("exit", 0))
-        if process.returncode != expected:
-            self.fail(command, f"exit status {process.returncode}, not {expected}", output)
-        if command.shown and not same("\n".join(command.shown), read(output)):
-            self.fail(command, "wanted:\n" + "\n".join(command.shown), output)
-
-    def wait_until_up(self, command, process, output):
-        def is_up():
-            if command.shown:
-                return same("\n".join(command.shown), read(output))
-            return "\n" in read(output)
-
-        if not poll(lambda: is_up() or process.poll() is not None, self.timeout) or not is_up():
-            self.fail(command, "wanted:\n" + "\n".join(command.shown or ["(a line)"]), output)
-
-    def stop(self, background):
-        """End it by SIGTERM, as a supervisor would. Returns what is wrong with how it ended."""
-        signal_group(background.process, signal.SIGTERM)
-        ended = self.finish(background.process, 30.0)
-        status = background.process.returncode
-        if ended and status in (0, -signal.SIGTERM, 128 + signal.SIGTERM):
-            return None
-        what = f"ended with {status}" if ended else "did not end"
-        return (
-            f"{self.path.name}:{background.command.line}: {background.command.text}\n"
-            f"{what} after SIGTERM, having printed:\n{read(background.output)}"
-        )
-
-    # processes
-
-    def start(self, argv, stdout):
-        return subprocess.Popen(
-            argv,
-            cwd=self.directory,
-            env=environment(),
-            stdin=subprocess.PIPE if stdout == subprocess.PIPE else subprocess.DEVNULL,
-            stdout=stdout,
-            stderr=None if stdout == subprocess.PIPE else subprocess.STDOUT,
-            start_new_session=True,  # so that a pipeline can be signalled as one
-        )
-
-    def finish(self, process, timeout):
-        """Whether it ended by itself in time; it is gone either way."""
-        try:
-            process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            signal_group(process, signal.SIGKILL)
-            process.wait()
-            return False
-        return True
-
-    # failures
-
-    def fail(self, command, text, output):
-        raise self.failure(command.line, f"$ {command.text}\n{text}\ngot:\n{read(output)}")
-
-    def failure(self, line, text):
-        logs = "".join(
-            f"\n--- {background.command.text}\n{read(background.output)}"
-            for background in self.backgrounds
-        )
-        return DocFailure(f"{self.path.name}:{line}: {text}{logs}")
-
-
-def run_document(path: Path, directory: Path, *, timeout: float = 60.0) -> None:
-    """Run the document's blocks in `directory`.
-
-    Args:
-        timeout: seconds a block or a command may take.
-
-    Raises DocFailure, with the document's name and line, at the first promise it breaks.
-    """
-    with Document(path, directory, timeout=timeout) as document:
-        document.run()
-
-
-def environment() -> dict[str, str]:
-    env = dict(os.environ)
-    env.pop("PYTEST_ADDOPTS", None)
-    env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
-    env["PYTHONUNBUFFERED"] = env["PYTHONDONTWRITEBYTECODE"] = "1"
-    env["COLUMNS"] = "80"
-    return env
-
-
-def signal_group(process: "subprocess.Popen[bytes]", number: int) -> None:
-    if process.poll() is None:
-        os.killpg(process.pid, number)
-
-
 def read(output: Path) -> str:
     return output.read_text(encoding="utf-8", errors="replace")
 
 
-def poll(done: Callable[[], bool], timeout: float) -> bool:
-    end = time.monotonic() + timeout
-    while not done():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.02)
-    return True
+# --- running ------------------------------------------------------------------------------------
+
+
+class Command(NamedTuple):
+    line: int
+    text: str
+    process: Any
+    output: Path
+
+
+class Document:
+    """One document being run, in the process that is its interpreter."""
+
+    def __init__(self, path: Path, timeout: float) -> None:
+        self.path = path
+        self.timeout = timeout
+        self.started: list[Command] = []
+        self.backgrounds: list[Command] = []
+        # A real module: type hints are looked up in sys.modules.
+        self.module = sys.modules["doc"] = ModuleType("doc")
+        self.module.__dict__["__show__"] = self.show
+        signal.signal(signal.SIGALRM, self.on_timeout)
+
+    def run(self, text: str) -> None:
+        """Run every block; raises DocFailure at the first that does not hold."""
+        for block in parse(text):
+            needs = block.marks.get("needs")
+            if {"skip", "test-command"} & set(block.marks) or (needs and not shutil.which(needs)):
+                continue
+            self.write_file(block)
+            if "write" in block.marks:
+                continue
+            if block.language == "python":
+                self.run_python(block)
+            for each in commands(block) if block.language in SHELLS else ():
+                self.run_command(*each, block.marks)
+        for each in reversed(self.backgrounds):
+            self.stop(each)
+
+    def write_file(self, block: Block) -> None:
+        first = FILE.fullmatch(block.text.partition("\n")[0])
+        if first and block.language not in SHELLS:
+            Path(first[1]).parent.mkdir(parents=True, exist_ok=True)
+            Path(first[1]).write_text(block.text + "\n", encoding="utf-8")
+
+    def run_python(self, block: Block) -> None:
+        """Run a block as code whose tracebacks name the document and its lines."""
+        self.watch(block.line, f"still running after {self.timeout} s")
+        try:
+            source = "\n" * (block.line - 1) + block.text
+            tree = ast.parse(source, self.path)
+            for index, node in enumerate(tree.body):
+                tree.body[index] = with_arrow(node, source.split("\n"))
+            code = compile(tree, str(self.path), "exec", dont_inherit=True)
+            exec(code, self.module.__dict__)
+        except DocFailure:
+            raise
+        except BaseException as exc:  # a block may also end in SystemExit or gevent.Timeout
+            raise self.failure(block.line, traceback.format_exc()) from exc
+
+    def show(self, line: int, want: str, evaluate: Any) -> None:
+        """Compare with what an interactive prompt would show for the expression."""
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            value = evaluate()
+        got = (printed.getvalue() + ("" if value is None else repr(value))).strip()
+        if not same(want, got):
+            raise self.failure(line, f"wanted: {want}\ngot:    {got}")
+
+    def run_command(self, line: int, text: str, shown: str, marks: dict[str, str | None]) -> None:
+        from gevent import sleep, subprocess
+
+        output = Path(f"../output-{line}")
+        with output.open("wb") as file:
+            process = subprocess.Popen(
+                ["bash", "-c", text],
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # so that a pipeline can be signalled as one
+            )
+        command = Command(line, text, process, output)
+        self.started.append(command)
+        wanted = f"wanted:\n{shown or '(a line)'}"
+        if "background" in marks:
+            self.backgrounds.append(command)
+            self.watch(line, wanted, command)
+            while process.poll() is None and not self.is_up(shown, output):
+                sleep(0.02)
+            if not self.is_up(shown, output):
+                raise self.failure(line, wanted, command)
+            return
+        self.watch(line, f"still running after {self.timeout} s", command)
+        expected = int(marks.get("exit") or 0)
+        if process.wait() != expected:
+            what = f"exit status {process.returncode}, not {expected}"
+            raise self.failure(line, what, command)
+        if shown and not same(shown, read(output)):
+            raise self.failure(line, wanted, command)
+
+    def is_up(self, shown: str, output: Path) -> bool:
+        return same(shown, read(output)) if shown else "\n" in read(output)
+
+    def stop(self, command: Command) -> None:
+        """End it by SIGTERM, as a supervisor would."""
+        self.watch(command.line, "did not end after SIGTERM", command)
+        signal_group(command, signal.SIGTERM)
+        if command.process.wait() not in ENDED_WELL:
+            what = f"ended with {command.process.returncode} after SIGTERM"
+            raise self.failure(command.line, what, command)
+
+    def watch(self, *late: Any) -> None:
+        """Give what begins now its time; ``late`` is the failure when it takes longer."""
+        self.late = late
+        signal.setitimer(signal.ITIMER_REAL, self.timeout)
+
+    def on_timeout(self, _signal: int, _frame: FrameType | None) -> None:
+        """End the process, whatever it is doing: an exception would reach any greenlet."""
+        print(self.failure(*self.late))  # noqa: T201
+        self.kill()
+        os._exit(1)
+
+    def kill(self) -> None:
+        for each in self.started:
+            signal_group(each, signal.SIGKILL)
+
+    def failure(self, line: int, text: str, command: Command | None = None) -> DocFailure:
+        if command is not None:
+            text = f"$ {command.text}\n{text.rstrip()}\ngot:\n{read(command.output)}"
+        logs = (f"\n--- {each.text}\n{read(each.output)}" for each in self.backgrounds)
+        return DocFailure(f"{self.path.name}:{line}: {text}{''.join(logs)}")
+
+
+def with_arrow(node: ast.stmt, lines: list[str]) -> ast.stmt:
+    """`value  # -> 3` becomes `__show__(line, "3", lambda: value)`."""
+    end = node.end_lineno or node.lineno
+    arrow = ARROW.fullmatch(lines[end - 1].encode()[node.end_col_offset :].decode())
+    if arrow is None or not isinstance(node, ast.Expr):
+        return node
+    show: Any = ast.parse(f"__show__({node.lineno}, {arrow[1].strip()!r}, lambda: 0)").body[0]
+    show.value.args[2].body = node.value
+    return ast.fix_missing_locations(ast.copy_location(show, node))
+
+
+def signal_group(command: Command, number: int) -> None:
+    if command.process.poll() is None:
+        os.killpg(command.process.pid, number)
+
+
+def main(name: str, directory: str, timeout: str, *ports: str) -> None:
+    path = Path(name).absolute()
+    free = dict(zip(("8889", "8890"), ports, strict=True))
+    text = re.sub("|".join(free), lambda match: free[match[0]], path.read_text(encoding="utf-8"))
+    os.chdir(directory)
+    sys.path[0] = directory
+    document = Document(path, float(timeout))
+    try:
+        document.run(text)
+    except DocFailure as exc:
+        sys.exit(str(exc))
+    finally:
+        document.kill()
+    print(PASSED)  # noqa: T201
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,4 +1,4 @@
-"""The tool that tests the documents, tested."""
+"""The tool that tests the documents, tested. In the documents here, ''' stands for a fence."""
 
 import textwrap
 
@@ -17,77 +17,24 @@ def run(tmp_path):
     return run
 
 
-def test_python_blocks_share_names(run):
-    run("""
+HOLDS = {
+    "python blocks share names": """
         '''python
         x = 1
         '''
         '''python
         assert x == 1
         '''
-    """)
-
-
-def test_failing_python_block_fails_with_its_line(run):
-    with pytest.raises(DocFailure, match=r'(?s)page.md:3: .*page.md", line 4.*ZeroDivisionError'):
-        run("""
-            '''python
-            x = 1
-            x / 0
-            '''
-        """)
-
-
-def test_exit_in_a_python_block_fails(run):
-    with pytest.raises(DocFailure, match="SystemExit"):
-        run("""
-            '''python
-            raise SystemExit(0)
-            '''
-        """)
-
-
-def test_interpreter_that_dies_fails(run):
-    with pytest.raises(DocFailure, match="its interpreter ended: 3"):
-        run("""
-            '''python
-            import os
-            os._exit(3)
-            '''
-        """)
-
-
-def test_endless_python_block_fails(run):
-    with pytest.raises(DocFailure, match="still running"):
-        run(
-            """
-            '''python
-            while True: pass
-            '''
-            """,
-            timeout=1.0,
-        )
-
-
-def test_arrow_comments_hold(run):
-    run("""
+    """,
+    "arrow comments": """
         '''python
         {"content": "Hello"}  # -> {'content': 'Hello'}
         object()              # -> <object object at 0x...>
         print("é", 1)         # -> é 1
         None                  # ->
         '''
-    """)
-
-
-@pytest.mark.parametrize("line", ["1 + 1  # -> 3", "print(2)  # -> 3", "None  # -> 3"])
-def test_wrong_arrow_comment_fails(run, line):
-    with pytest.raises(DocFailure, match=r"page.md:3: wanted: 3"):
-        run(f"\n'''python\n{line}\n'''\n")
-
-
-def test_named_block_is_written_and_can_be_imported_and_run(run):
-    run("""
+    """,
+    "a named block is written, and can be imported and run": """
         '''python
         # pkg/app.py
         ANSWER = 42
@@ -109,11 +56,8 @@ def test_named_block_is_written_and_can_be_imported_and_run(run):
         $ python -c 'from pkg import app; print(app.ANSWER)'
         42
         '''
-    """)
-
-
-def test_write_mark_does_not_run_the_block(run):
-    run("""
+    """,
+    "a block marked write is not run": """
         <!-- write -->
         '''python
         # app.py
@@ -123,11 +67,8 @@ def test_write_mark_does_not_run_the_block(run):
         $ tail -n 1 app.py
         1 / 0
         '''
-    """)
-
-
-def test_type_hints_resolve_in_a_block(run):
-    run("""
+    """,
+    "type hints resolve": """
         '''python
         from __future__ import annotations
         import typing
@@ -135,11 +76,8 @@ def test_type_hints_resolve_in_a_block(run):
         class Other: pass
         assert typing.get_type_hints(Greet) == {"content": Other}
         '''
-    """)
-
-
-def test_console_output_holds_with_wildcard(run):
-    run(r"""
+    """,
+    "console output with wildcard": r"""
         '''console
         $ echo one; echo 'two 2 three' >&2
         one
@@ -153,65 +91,22 @@ def test_console_output_holds_with_wildcard(run):
         six
         $ echo not compared
         '''
-    """)
-
-
-def test_wrong_console_output_fails(run):
-    with pytest.raises(DocFailure, match=r"(?s)page.md:3: \$ echo one\nwanted:\ntwo\ngot:\none"):
-        run("""
-            '''console
-            $ echo one
-            two
-            '''
-        """)
-
-
-def test_wrong_exit_status_fails(run):
-    with pytest.raises(DocFailure, match="exit status 2, not 0"):
-        run("""
-            '''sh
-            $ exit 2
-            '''
-        """)
-
-
-def test_exit_mark_says_the_status(run):
-    run("""
+    """,
+    "an exit status that is expected": """
         <!-- exit: 2 -->
         '''sh
         $ exit 2
         '''
-    """)
-
-
-def test_exit_mark_refuses_success(run):
-    with pytest.raises(DocFailure, match="exit status 0, not 2"):
-        run("""
-            <!-- exit: 2 -->
-            '''sh
-            $ true
-            '''
-        """)
-
-
-def test_endless_command_fails(run):
-    with pytest.raises(DocFailure, match="still running"):
-        run("\n'''sh\n$ sleep 100 | cat\n'''\n", timeout=0.5)
-
-
-def test_lines_without_a_prompt_are_not_run(run):
-    run("""
+    """,
+    "lines without a prompt are not run": """
         '''sh
         exit 1
         '''
         '''json
         {
         '''
-    """)
-
-
-def test_left_out_blocks(run):
-    run("""
+    """,
+    "blocks that are left out": """
         <!-- skip: needs a second machine -->
         '''sh
         $ exit 1
@@ -224,18 +119,69 @@ def test_left_out_blocks(run):
         '''sh
         $ exit 1
         '''
-    """)
+    """,
+    "a server in a python block serves the console": """
+        '''python
+        from gevent.server import StreamServer
+        server = StreamServer(("127.0.0.1", 0), lambda client, _: client.sendall(b"hello"))
+        server.start()
+        open("port", "w").write(str(server.server_port))
+        '''
+        '''console
+        $ cat < /dev/tcp/127.0.0.1/$(cat port)
+        hello
+        '''
+    """,
+}
+
+#: The first line of a block is the document's third.
+PYTHON, SHELL = "\n'''python\n{}\n'''\n", "\n'''sh\n$ {}\n'''\n"
+
+FAILS = {
+    "python that raises": (
+        PYTHON.format("x = 1\nx / 0"),
+        r'(?s)page.md:3: .*page.md", line 4.*ZeroDivisionError',
+    ),
+    "python that exits": (PYTHON.format("raise SystemExit(0)"), "SystemExit"),
+    "python that dies": (PYTHON.format("import os; os._exit(3)"), "its interpreter ended: 3"),
+    "python that dies well": (PYTHON.format("import os; os._exit(0)"), "its interpreter ended: 0"),
+    "a wrong value": (PYTHON.format("1 + 1  # -> 3"), "page.md:3: wanted: 3"),
+    "a wrong output of python": (PYTHON.format("print(2)  # -> 3"), "page.md:3: wanted: 3"),
+    "no value": (PYTHON.format("None  # -> 3"), "page.md:3: wanted: 3"),
+    "wrong output": (
+        SHELL.format("echo one\ntwo"),
+        r"(?s)page.md:3: \$ echo one\nwanted:\ntwo\ngot:\none",
+    ),
+    "a wrong status": (SHELL.format("exit 2"), "exit status 2, not 0"),
+    "success that is not expected": (
+        "<!-- exit: 2 -->" + SHELL.format("true"),
+        "exit status 0, not 2",
+    ),
+    "an unknown mark": ("<!-- backgroud -->" + SHELL.format("true"), "backgroud"),
+    "skip without a reason": ("<!-- skip -->" + SHELL.format("true"), "skip"),
+    "exit without a status": ("<!-- exit -->" + SHELL.format("true"), "exit"),
+    "a block never closed": ("'''python\nx = 1\n", r"line 1: .* never closed"),
+    "a background command that ends": ("<!-- background -->" + SHELL.format("true"), "a line"),
+}
 
 
-@pytest.mark.parametrize("mark", ["backgroud", "skip", "exit"])
-def test_mark_that_makes_no_sense_fails(run, mark):
-    with pytest.raises(DocFailure, match=mark):
-        run(f"<!-- {mark} -->\n'''sh\n'''\n")
+@pytest.mark.parametrize("text", HOLDS.values(), ids=HOLDS.keys())
+def test_document_holds(run, text):
+    run(text)
 
 
-def test_block_never_closed_fails(run):
-    with pytest.raises(DocFailure, match=r"line 1: .* never closed"):
-        run("'''python\nx = 1\n")
+@pytest.mark.parametrize(("text", "match"), FAILS.values(), ids=FAILS.keys())
+def test_document_fails(run, text, match):
+    with pytest.raises(DocFailure, match=match):
+        run(text)
+
+
+@pytest.mark.parametrize(
+    "text", [PYTHON.format("while True: pass"), SHELL.format("sleep 100 | cat")]
+)
+def test_document_that_does_not_end_fails(run, text):
+    with pytest.raises(DocFailure, match=r"(?s)page.md:3: .*still running"):
+        run(text, timeout=1.0)
 
 
 SERVER = """
@@ -255,8 +201,7 @@ if __name__ == "__main__":
 <!-- background -->
 '''console
 $ python app.py
-SHOWN
-'''
+SHOWN'''
 
 '''console
 $ echo while it runs
@@ -266,45 +211,22 @@ while it runs
 
 
 def test_background_command_is_stopped_at_the_end(run, tmp_path):
-    run(SERVER.replace("STATUS", "0").replace("SHOWN", "...\nready"))
+    run(SERVER.replace("STATUS", "0").replace("SHOWN", "...\nready\n"))
     assert (tmp_path / "run" / "stopped").exists()
 
 
-def test_background_command_that_ends_badly_fails(run):
-    with pytest.raises(DocFailure, match="ended with 3 after SIGTERM"):
-        run(SERVER.replace("STATUS", "3").replace("SHOWN", "...ready"))
-
-
-def test_background_command_that_prints_something_else_fails(run):
-    with pytest.raises(DocFailure, match=r"(?s)wanted:\nlistening\ngot:\nstarting"):
-        run(SERVER.replace("STATUS", "0").replace("SHOWN", "listening"), timeout=2.0)
-
-
-def test_background_command_that_does_not_come_up_fails(run):
-    with pytest.raises(DocFailure, match=r"(?s)a line"):
-        run("""
-            <!-- background -->
-            '''sh
-            $ exit 0
-            '''
-        """)
-
-
-def test_failure_shows_what_background_commands_printed(run):
-    with pytest.raises(DocFailure, match=r"(?s)--- python app.py\nstarting"):
-        run(SERVER.replace("STATUS", "0").replace("SHOWN\n", "").replace("it runs\n'", "no\n'"))
-
-
-def test_server_in_a_python_block_serves_the_console(run):
-    run("""
-        '''python
-        from gevent.server import StreamServer
-        server = StreamServer(("127.0.0.1", 0), lambda client, _: client.sendall(b"hello"))
-        server.start()
-        open("port", "w").write(str(server.server_port))
-        '''
-        '''console
-        $ cat < /dev/tcp/127.0.0.1/$(cat port)
-        hello
-        '''
-    """)
+@pytest.mark.parametrize(
+    ("status", "shown", "match"),
+    [
+        ("3", "...ready\n", "ended with 3 after SIGTERM"),
+        ("0", "listening\n", r"(?s)wanted:\nlistening\ngot:\nstarting"),
+        ("0", "", r"(?s)--- python app.py\nstarting"),
+    ],
+    ids=["ends badly", "prints something else", "is shown with the failure of another"],
+)
+def test_background_command_fails(run, status, shown, match):
+    text = SERVER.replace("STATUS", status).replace("SHOWN", shown)
+    if not shown:
+        text = text.replace("it runs\n'", "no\n'")
+    with pytest.raises(DocFailure, match=match):
+        run(text, timeout=2.0 if shown == "listening\n" else 60.0)

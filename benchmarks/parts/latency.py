@@ -39,12 +39,7 @@ def contests(bench: Bench) -> list[Contest]:
         load = bench.load(ports[row], Shape(CONNECTIONS, 1), seconds, line, rate)
         if load.rps < KEPT_UP * rate:
             saturated.add(row)
-        return {
-            "p50": load.p50,
-            "p99": load.p99,
-            "p999": load.p999,
-            "kept": 100 * load.rps / rate,
-        }
+        return {"p50": load.p50, "p99": load.p99, "p999": load.p999, "kept": 100 * load.rps / rate}
 
     return [
         Contest(

@@ -16,30 +16,26 @@ def run_of(*tables):
     )
 
 
-def test_a_cell_has_the_median_and_half_the_range_as_its_spread():
-    made = cell([90.0, 130.0, 100.0])
-    assert (made.median, made.spread, made.ratio) == (100.0, 0.2, None)
-
-
-def test_a_ratio_is_the_median_of_the_rounds_own_ratios():
-    # The machine slowed down by ten in the second round, for both alike.
-    assert cell([100.0, 10.0, 100.0], [300.0, 30.0, 200.0]).ratio == 3.0
-    assert cell([100.0, 10.0, 100.0], [400.0, 40.0, 200.0], over_row=False).ratio == 0.25
-
-
-def test_rounds_are_compared_with_the_same_rounds_only():
-    assert cell([None, 10.0, 20.0], [7.0, None, 40.0]).ratio == 2.0
-    assert cell([None, 10.0], [7.0, None]).ratio is None
-
-
-def test_nothing_measured_is_no_cell():
-    assert cell([None, None]) is None
-    assert cell([]) is None
-
-
-def test_a_median_of_zero_has_no_spread_and_no_ratio():
-    made = cell([0.0, 0.0], [1.0, 1.0])
-    assert (made.median, made.spread, made.ratio) == (0.0, 0.0, None)
+@pytest.mark.parametrize(
+    ("rounds", "others", "over_row", "shown"),
+    [
+        ([90.0, 130.0, 100.0], (), True, (100.0, 0.2, None)),
+        # The machine slowed down by ten in the second round, for both alike.
+        ([100.0, 10.0, 100.0], [300.0, 30.0, 200.0], True, (100.0, 0.45, 3.0)),
+        ([100.0, 10.0, 100.0], [400.0, 40.0, 200.0], False, (100.0, 0.45, 0.25)),
+        # Rounds are compared with the same rounds only.
+        ([None, 10.0, 20.0], [7.0, None, 40.0], True, (15.0, 1 / 3, 2.0)),
+        ([None, 10.0], [7.0, None], True, (10.0, 0.0, None)),
+        ([0.0, 0.0], [1.0, 1.0], True, (0.0, 0.0, None)),
+        ([None, None], (), True, None),
+        ([], (), True, None),
+    ],
+)
+def test_a_cell_is_the_median_half_the_range_and_the_median_of_the_rounds_ratios(
+    rounds, others, over_row, shown
+):
+    made = cell(rounds, others, over_row)
+    assert (made and (made.median, made.spread, made.ratio)) == shown
 
 
 def test_a_table_leaves_out_what_was_not_measured():

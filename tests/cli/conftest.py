@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gtcp.cli import main
-from tests.cli.processes import APP, served
+from tests.cli.processes import APP, only_line, served
 
 
 @pytest.fixture
@@ -44,3 +44,15 @@ def typed(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Iterator[Callable[...
 
     yield type_in
     signal.signal(signal.SIGINT, handler)
+
+
+@pytest.fixture
+def refused(typed: Callable[..., Any]) -> Callable[..., str]:
+    """Type a command that must fail with this status; returns the only line that it prints."""
+
+    def type_in(status: int, *args: str) -> str:
+        ended, out, err = typed(*args)
+        assert (ended, out) == (status, "")
+        return only_line(err)
+
+    return type_in

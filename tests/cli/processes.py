@@ -159,3 +159,10 @@ def only_line(text: str) -> str:
     assert text.count("\n") == 1
     assert len(text) > 1
     return text[:-1]
+
+
+def fails(status: int, *args: str, **options: Any) -> str:
+    """The only line that the command prints, which must fail with this status."""
+    ended = run(*args, **options)
+    assert (ended.returncode, ended.stdout) == (status, "")
+    return only_line(ended.stderr)

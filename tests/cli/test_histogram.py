@@ -43,10 +43,10 @@ def test_rows_hold_every_call_once(values: list[float]) -> None:
     assert sorted(row.up_to for row in rows) == [row.up_to for row in rows]
 
 
-def test_a_million_calls_take_little_memory() -> None:
+def test_many_calls_take_little_memory() -> None:
     histogram = Histogram()
-    for number in range(1_000_000):
-        histogram.add(number / 1_000)
+    for number in range(100_000):
+        histogram.add(number / 100)
     assert len(histogram._buckets) < 2_000
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import gtcp
-from tests.cli.processes import COMMAND, free_address, only_line, peer, run, served
+from tests.cli.processes import COMMAND, fails, free_address, only_line, peer, run, served
 
 SUBCOMMANDS = ("serve", "call", "ping", "bench", "commands", "demo")
 
@@ -88,11 +88,9 @@ def test_help_of_every_command_fits_a_terminal(command: str, typed: Any) -> None
         (["ping", "127.0.0.1", "-i", "-1"], "expected seconds"),
     ],
 )
-def test_a_mistake_is_one_line_and_status_2(args: list[str], says: str, typed: Any) -> None:
+def test_a_mistake_is_one_line_and_status_2(args: list[str], says: str, refused: Any) -> None:
     gc.collect()  # garbage that is finalized at the recursion limit would print something
-    status, out, err = typed(*args)
-    assert (status, out) == (2, "")
-    line = only_line(err)
+    line = refused(2, *args)
     assert line.startswith("error: ")
     assert says in line
     assert line.isprintable()
@@ -120,42 +118,34 @@ def test_a_mistake_in_the_configuration_is_one_line(
     assert str(config) in err
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "says"),
+    [
+        ("GTCP_WORKERS", "many", "error: GTCP_WORKERS: expected an integer"),
+        ("GTCP_PRT", "1", "'GTCP_PRT' in the environment; did you mean 'GTCP_PORT'?"),
+    ],
+)
 def test_a_mistake_in_the_environment_names_the_variable(
-    typed: Any, monkeypatch: pytest.MonkeyPatch
+    variable: str, value: str, says: str, refused: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("GTCP_WORKERS", "many")
-    status, _, err = typed("serve", "app")
-    assert status == 2
-    assert only_line(err).startswith("error: GTCP_WORKERS: expected an integer")
+    monkeypatch.setenv(variable, value)
+    assert says in refused(2, "serve", "app")
 
 
-def test_a_file_that_can_not_be_read_is_one_line(typed: Any, tmp_path: Path) -> None:
+def test_a_file_that_can_not_be_read_is_one_line(refused: Any, tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     for name, why in ((".", "Is a directory"), ("binary", "'utf-8' codec can't decode")):
-        status, _, err = typed("serve", "app", "--config", str(tmp_path / name))
-        assert status == 2
-        assert f"cannot read {tmp_path / name}: {why}" in only_line(err)
-
-
-def test_an_unknown_variable_is_named_with_the_one_that_was_meant(
-    typed: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("GTCP_PRT", "1")
-    status, _, err = typed("serve", "app")
-    assert status == 2
-    assert only_line(err).endswith(
-        "unknown setting 'GTCP_PRT' in the environment; did you mean 'GTCP_PORT'?"
-    )
+        line = refused(2, "serve", "app", "--config", str(tmp_path / name))
+        assert f"cannot read {tmp_path / name}: {why}" in line
 
 
 def test_without_gunicorn_workers_say_what_to_install(
-    typed: Any, monkeypatch: pytest.MonkeyPatch
+    refused: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for flags in (["--workers", "2"], ["--reload"]):
-        status, _, err = typed("serve", "app", *flags)
-        assert status == 1
-        assert "pip install 'gtcp-rpc[gunicorn]'" in only_line(err)
+        line = refused(1, "serve", "app", *flags)
+        assert "pip install 'gtcp-rpc[gunicorn]'" in line
 
 
 def test_a_reader_that_has_seen_enough_gets_no_traceback(address: str) -> None:
@@ -189,9 +179,8 @@ def test_a_closed_stdout_and_stdin_are_borne(address: str) -> None:
 
 def test_stdin_that_can_not_be_read_is_one_line(address: str) -> None:
     with open(os.devnull, "wb") as nothing_to_read:
-        ended = run("call", address, "1", "-", stdin=nothing_to_read)
-    assert ended.returncode == 2
-    assert only_line(ended.stderr) == "error: PARAMS: can't read stdin: Bad file descriptor"
+        line = fails(2, "call", address, "1", "-", stdin=nothing_to_read)
+    assert line == "error: PARAMS: can't read stdin: Bad file descriptor"
 
 
 # What fails
@@ -201,20 +190,13 @@ HTTP = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"
 
 
 @pytest.mark.parametrize("args", [["call", "1"], ["commands"]])
-def test_a_server_that_speaks_http_is_shown_by_what_it_says(args: list[str], typed: Any) -> None:
+def test_a_server_that_speaks_http_is_shown_by_what_it_says(args: list[str], refused: Any) -> None:
+    said = "not a gtcp server: it says 'HTTP/1.1 400 Bad Request'"
     with peer(HTTP) as (where, _):
-        status, out, err = typed(args[0], where, *args[1:])
-    assert (status, out) == (1, "")
-    assert only_line(err) == (
-        f"error: {where}: not a gtcp server: it says 'HTTP/1.1 400 Bad Request' (executed: maybe)"
-    )
-
-
-def test_ping_of_a_server_that_speaks_http_is_one_line() -> None:
+        line = refused(1, args[0], where, *args[1:])
+    assert line == f"error: {where}: {said} (executed: maybe)"
     with peer(HTTP) as (where, _):
-        ended = run("ping", where, "-c", "1")
-    assert ended.returncode == 1
-    assert only_line(ended.stderr).endswith("not a gtcp server: it says 'HTTP/1.1 400 Bad Request'")
+        assert only_line(run("ping", where, "-c", "1").stderr).endswith(said)
 
 
 def test_what_another_server_says_can_not_drive_the_terminal(typed: Any) -> None:
@@ -226,20 +208,24 @@ def test_what_another_server_says_can_not_drive_the_terminal(typed: Any) -> None
 
 @pytest.mark.parametrize("raw", [[], ["--raw"]])
 @pytest.mark.parametrize("host", ["a..b", "\N{LATIN SMALL LETTER U WITH DIAERESIS}..b", "x" * 70])
-def test_a_host_that_can_be_none_was_not_executed(host: str, raw: list[str], typed: Any) -> None:
-    status, out, err = typed("call", host, "1", *raw)
-    assert (status, out) == (1, "")
-    line = only_line(err)
+def test_a_host_that_can_be_none_was_not_executed(host: str, raw: list[str], refused: Any) -> None:
+    line = refused(1, "call", host, "1", *raw)
     assert line.startswith(f"error: can't connect to {host}:8889: ")
     assert line.endswith("(executed: no)")
 
 
-@pytest.mark.parametrize("command", [["commands"], ["call", "1"]])
-def test_nobody_listens_is_one_line(command: list[str], typed: Any) -> None:
-    where = free_address()
-    status, out, err = typed(command[0], where, *command[1:])
-    assert (status, out) == (1, "")
-    assert only_line(err) == f"error: can't connect to {where}: Connection refused (executed: no)"
+@pytest.mark.parametrize(
+    "command", [["commands"], ["call", "1"], ["call", "1", "--raw"], ["bench", "1", "-d", "600"]]
+)
+def test_where_nobody_listens_nothing_was_executed(
+    command: list[str], refused: Any, tmp_path: Path
+) -> None:
+    for where, why in (
+        (free_address(), "Connection refused"),
+        (f"unix:{tmp_path}/no", "No such file or directory"),
+    ):
+        line = refused(1, command[0], where, *command[1:])
+        assert line == f"error: can't connect to {where}: {why} (executed: no)"
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -254,9 +240,7 @@ def test_nobody_listens_is_one_line(command: list[str], typed: Any) -> None:
     ],
 )
 def test_where_it_can_not_listen_is_one_line(bind: str, why: str, workers: str, app: Path) -> None:
-    ended = run("serve", "app", "--bind", bind, "--workers", workers, cwd=app)
-    assert (ended.returncode, ended.stdout) == (1, "")
-    line = only_line(ended.stderr)
+    line = fails(1, "serve", "app", "--bind", bind, "--workers", workers, cwd=app)
     assert line.startswith(f"error: can't listen on {bind}: ")
     assert why in line
 
@@ -264,9 +248,8 @@ def test_where_it_can_not_listen_is_one_line(bind: str, why: str, workers: str, 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_unix_socket_is_not_taken_from_who_listens_there(workers: str, app: Path) -> None:
     with served(app, "app", "--bind", "unix:sock"):
-        ended = run("serve", "app", "--bind", "unix:sock", "--workers", workers, cwd=app)
-        assert ended.returncode == 1
-        assert only_line(ended.stderr) == "error: can't listen on unix:sock: Address already in use"
+        line = fails(1, "serve", "app", "--bind", "unix:sock", "--workers", workers, cwd=app)
+        assert line == "error: can't listen on unix:sock: Address already in use"
         assert run("call", "unix:sock", "1", cwd=app).stdout == "{}\n"
 
 
@@ -277,20 +260,12 @@ def test_a_unix_socket_left_behind_is_taken_by_workers(app: Path) -> None:
         assert run("call", "unix:sock", "1", cwd=app).stdout == "{}\n"
 
 
-@pytest.mark.parametrize(
-    ("target", "says"),
-    [
-        ("nosuch", "can't import 'nosuch' from "),
-        ("nosuch.py", "no such file: nosuch.py"),
-        ("./folder", "./folder is a directory: give the file in it, or a module's name"),
-        ("app:nope", "app has no 'nope'; it has server"),
-        ("app:echo", "app:echo is a function: expected a gtcp.Server or gtcp.Commands"),
-        ("wrong", "wrong.py, line 2: SettingsError: port: expected an integer"),
-    ],
-)
-def test_a_target_that_leads_nowhere_is_one_line(target: str, says: str, app: Path) -> None:
+def test_a_target_that_leads_nowhere_is_one_line(app: Path) -> None:
     (app / "folder").mkdir()
     (app / "wrong.py").write_text("import gtcp\nserver = gtcp.Server(gtcp.Settings(port=-1))\n")
-    ended = run("serve", target, cwd=app)
-    assert (ended.returncode, ended.stdout) == (1, "")
-    assert only_line(ended.stderr).startswith(f"error: {says}")
+    for target, says in (
+        ("nosuch", "can't import 'nosuch' from "),
+        ("./folder", "./folder is a directory: give the file in it, or a module's name"),
+        ("wrong", "wrong.py, line 2: SettingsError: port: expected an integer"),
+    ):
+        assert fails(1, "serve", target, cwd=app).startswith(f"error: {says}")

@@ -13,7 +13,7 @@ import pytest
 
 import gtcp
 from gtcp.cli import serving
-from tests.cli.processes import COMMAND, environment, free_address, only_line, run, served
+from tests.cli.processes import COMMAND, environment, fails, free_address, only_line, run, served
 from tests.helpers import PATIENCE, Line, eventually
 
 
@@ -40,9 +40,8 @@ def test_settings_that_belong_together_may_come_from_different_layers(
         env = {"GTCP_TLS_CA": authority.ca, "GTCP_REQUIRE_CLIENT_CERT": "true"}
         with served(app, "app", "--bind", "127.0.0.1:0", *layer, env=env) as running:
             running.end()
-    ended = run("serve", "app", "--tls-key", cert, cwd=app)
-    assert ended.returncode == 2
-    assert only_line(ended.stderr) == "error: tls_key: expected tls_cert with it"
+    line = fails(2, "serve", "app", "--tls-key", cert, cwd=app)
+    assert line == "error: tls_key: expected tls_cert with it"
 
 
 def test_what_is_not_severe_enough_is_not_logged(app: Path) -> None:
@@ -132,17 +131,14 @@ def test_a_file_finds_the_modules_beside_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_address_in_use_is_one_line(workers: str, app: Path, address: str) -> None:
-    ended = run("serve", "app", "--bind", address, "--workers", workers, cwd=app)
-    assert (ended.returncode, ended.stdout) == (1, "")
-    assert only_line(ended.stderr) == f"error: can't listen on {address}: Address already in use"
+    line = fails(1, "serve", "app", "--bind", address, "--workers", workers, cwd=app)
+    assert line == f"error: can't listen on {address}: Address already in use"
 
 
 @pytest.mark.parametrize("flags", [[], ["--workers", "2"], ["--reload"]])
 def test_a_target_that_can_not_be_imported_is_one_line(flags: list[str], app: Path) -> None:
     (app / "broken.py").write_text("import app\nimport nothing_of_the_kind\n")
-    ended = run("serve", "broken", *flags, cwd=app)
-    assert (ended.returncode, ended.stdout) == (1, "")
-    assert only_line(ended.stderr) == (
+    assert fails(1, "serve", "broken", *flags, cwd=app) == (
         "error: broken.py, line 2: ModuleNotFoundError: No module named 'nothing_of_the_kind'"
     )
 
@@ -157,10 +153,11 @@ def test_a_target_that_ends_the_process_is_one_line(tmp_path: Path) -> None:
 # serve with workers
 
 
-def test_workers_are_supervised(app: Path) -> None:
-    with served(app, "app", "--bind", "127.0.0.1:0", "--workers", "2") as running:
+@pytest.mark.parametrize(("flags", "patched"), [([], True), (["--no-patch"], False)])
+def test_workers_are_supervised(flags: list[str], patched: bool, app: Path) -> None:
+    with served(app, "app", "--bind", "127.0.0.1:0", "--workers", "2", *flags) as running:
         assert running.ask(3) == running.process.pid
-        assert running.ask(2) is True
+        assert running.ask(2) is patched
         running.end()
 
 
@@ -175,12 +172,6 @@ def test_one_line_of_the_master_says_what_listens_at_any_level(level: str, app: 
     )
     assert said.splitlines().count(announcement) == 1
     assert said.count("gtcp: listening") == 1
-
-
-def test_workers_may_stay_unpatched(app: Path) -> None:
-    flags = ["--bind", "127.0.0.1:0", "--workers", "2", "--no-patch"]
-    with served(app, "app", *flags) as running:
-        assert running.ask(2) is False
 
 
 @pytest.mark.parametrize("whose", ["flags", "its own"])

@@ -78,20 +78,52 @@ def test_a_file_finds_what_is_beside_it_and_can_be_imported_itself() -> None:
     assert load(parse("deep/sample_whole.py")) is sys.modules["sample_part"].sample_whole.server
 
 
-def test_a_missing_module_is_named_with_where_it_was_looked_for(elsewhere: Path) -> None:
-    line = f"can't import 'no.such.thing' from {elsewhere}: No module named 'no'"
-    assert said("no.such.thing") == line
+KINDS = {
+    "5": "an int",
+    "None": "a NoneType",
+    "gtcp.Server": "the class Server",
+    "lambda: gtcp.Server()": "a function",
+    "gtcp": "a module",
+}
 
 
-def test_a_missing_file_is_named() -> None:
-    assert said("src/no.py:server") == "no such file: src/no.py"
-
-
-def test_a_file_named_like_a_loaded_module_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("target", "text", "line"),
+    [
+        ("no.such.thing", "", "can't import 'no.such.thing' from {}: No module named 'no'"),
+        ("src/no.py:server", "", "no such file: src/no.py"),
+        (
+            *("json.py", ""),
+            "json.py: a module 'json' is loaded already: give the file another name",
+        ),
+        (
+            *("sample_one", "import gtcp\napi, table = gtcp.Server(), gtcp.Commands()\n"),
+            "sample_one has no 'server'; it has api, table",
+        ),
+        (
+            *("sample_one:api", ""),
+            "sample_one has no 'api', nor any gtcp.Server or gtcp.Commands",
+        ),
+        *(
+            (
+                *("sample_one", f"import gtcp\nserver = {value}\n"),
+                f"sample_one:server is {kind}: expected a gtcp.Server or gtcp.Commands",
+            )
+            for value, kind in KINDS.items()
+        ),
+        (
+            *("sample_outer", "\n\n1 / 0\n"),
+            "sample_one.py, line 3: ZeroDivisionError: division by zero",
+        ),
+    ],
+)
+def test_a_target_that_leads_nowhere_is_one_line(
+    target: str, text: str, line: str, elsewhere: Path
+) -> None:
+    source("sample_one.py", text)
+    source("sample_outer.py", "import sample_one\n")
     source("json.py", "")
-    assert (
-        said("json.py") == "json.py: a module 'json' is loaded already: give the file another name"
-    )
+    assert said(target) == line.format(elsewhere)
 
 
 @pytest.mark.parametrize(
@@ -117,42 +149,8 @@ def test_a_failing_import_names_the_file_and_line(target: str, text: str, line: 
     assert said(target).startswith(f"sample_broken.py, {line}")
 
 
-def test_a_failure_in_an_imported_module_names_that_one() -> None:
-    source("sample_outer.py", "import sample_inner\n")
-    source("sample_inner.py", "\n\n1 / 0\n")
-    assert said("sample_outer") == "sample_inner.py, line 3: ZeroDivisionError: division by zero"
-
-
 def test_the_exception_itself_is_the_cause() -> None:
     source("sample_cause.py", "def f(:\n")
     with pytest.raises(TargetError) as raised:
         load(parse("sample_cause"))
     assert isinstance(raised.value.__cause__, SyntaxError)
-
-
-def test_a_missing_attribute_comes_with_those_that_would_do() -> None:
-    source("sample_two.py", "import gtcp\napi, table = gtcp.Server(), gtcp.Commands()\n")
-    assert said("sample_two") == "sample_two has no 'server'; it has api, table"
-
-
-def test_a_module_without_any_server_says_so() -> None:
-    source("sample_none.py", "")
-    assert said("sample_none:api") == (
-        "sample_none has no 'api', nor any gtcp.Server or gtcp.Commands"
-    )
-
-
-@pytest.mark.parametrize(
-    ("value", "kind"),
-    [
-        ("5", "an int"),
-        ("None", "a NoneType"),
-        ("gtcp.Server", "the class Server"),
-        ("lambda: gtcp.Server()", "a function"),
-        ("gtcp", "a module"),
-    ],
-)
-def test_what_is_no_server_is_called_what_it_is(value: str, kind: str) -> None:
-    source("sample_kind.py", f"import gtcp\nserver = {value}\n")
-    expected = f"sample_kind:server is {kind}: expected a gtcp.Server or gtcp.Commands"
-    assert said("sample_kind") == expected

@@ -35,10 +35,7 @@ pytestmark = pytest.mark.usefixtures("no_secret_around")
 def port(authority: Authority) -> Iterator[str]:
     """Where a server listens that speaks TLS and asks for a certificate and the secret."""
     settings = gtcp.Settings(
-        port=0,
-        tls_cert=authority.issue("localhost"),
-        tls_ca=authority.ca,
-        require_client_cert=True,
+        port=0, tls_cert=authority.issue("localhost"), tls_ca=authority.ca, require_client_cert=True
     )
     server = gtcp.Server(settings, secret=SECRET)
 

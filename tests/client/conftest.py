@@ -10,7 +10,7 @@ import gevent
 import pytest
 
 import gtcp
-from tests.client.fakes import open_sockets, soon
+from tests.client.fakes import FakeServer, Script, fake_server, open_sockets, soon
 
 
 @pytest.fixture(autouse=True)
@@ -36,3 +36,17 @@ def connect() -> Iterator[Callable[..., gtcp.Client]]:
     with ExitStack() as stack:
         yield lambda address, **options: stack.enter_context(gtcp.Client(address, **options))
     soon(lambda: open_sockets() <= before)
+
+
+@pytest.fixture
+def scripted(
+    connect: Callable[..., gtcp.Client],
+) -> Iterator[Callable[..., tuple[FakeServer, gtcp.Client]]]:
+    """Starts a server that follows scripts, and a client of it with these options."""
+    with ExitStack() as stack:
+
+        def start(*scripts: Script, **options: Any) -> tuple[FakeServer, gtcp.Client]:
+            server = stack.enter_context(fake_server(*scripts))
+            return server, connect(server.address, **options)
+
+        yield start

@@ -80,7 +80,7 @@ class Peer:
 
     def go_away(self) -> None:
         """Say the 503 line that has no id."""
-        self.send({"code": 503, "message": "going away"})
+        self.send(GOODBYE)
 
     def close(self) -> None:
         """Close as one should: what is unread would make it a reset."""
@@ -104,6 +104,33 @@ def answer(request: Any, **reply: Any) -> dict[str, Any]:
     return {"code": 0, "id": request["id"], **reply}
 
 
+#: The line of a server that drains.
+GOODBYE = {"code": 503, "message": "going away"}
+
+
+def says(
+    *messages: bytes | dict[str, Any], after: int = 1, end: Script = Peer.silence
+) -> Callable[[Peer], None]:
+    """A script: read this many requests, send messages, come to this end."""
+
+    def script(peer: Peer) -> None:
+        peer.requests(after)
+        peer.send(*messages)
+        end(peer)
+
+    return script
+
+
+def answers(**reply: Any) -> Callable[[Peer], None]:
+    """A script: answer the first request, and none after it."""
+
+    def script(peer: Peer) -> None:
+        peer.answer(peer.request(), **reply)
+        peer.silence()
+
+    return script
+
+
 class FakeServer:
     """Listens and follows scripts: the first connection the first one, and so on.
 
@@ -114,11 +141,7 @@ class FakeServer:
     """
 
     def __init__(
-        self,
-        *scripts: Script,
-        port: int = 0,
-        receive_buffer: int | None = None,
-        backlog: int = 128,
+        self, *scripts: Script, port: int = 0, receive_buffer: int | None = None, backlog: int = 128
     ) -> None:
         self.peers: list[Peer] = []
         self.failures: list[BaseException] = []

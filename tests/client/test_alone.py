@@ -17,7 +17,7 @@ from gevent.event import Event
 
 import gtcp
 from gtcp.client.busy_poll import OUTSIDE_HUB_SECONDS
-from tests.client.fakes import Peer, answer, fake_server, outcome
+from tests.client.fakes import Peer, Script, answer, fake_server, outcome
 from tests.client.test_connection import is_error
 from tests.helpers import PATIENCE, process
 
@@ -43,6 +43,17 @@ def alone(function: Callable[[], Any]) -> None:
     assert not thread.is_alive()
     if errors:
         raise errors[0]
+
+
+def alone_with(check: Callable[[gtcp.Client], None], *scripts: Script) -> None:
+    """The same, with the client of a server that follows these scripts."""
+    with fake_server(*scripts) as server:
+
+        def run() -> None:
+            with gtcp.Client(server.address) as client:
+                check(client)
+
+        alone(run)
 
 
 def turns() -> int:
@@ -118,26 +129,23 @@ def test_a_timer_that_is_due_and_not_yet_told_so_is_pending() -> None:
 
 @counts
 def test_the_only_call_leaves_the_event_loop_alone() -> None:
-    with fake_server(Peer.echo) as server:
+    def check(client: gtcp.Client) -> None:
+        assert client.call(1, {"n": 0}) == {"n": 0}
+        assert waits_outside(lambda: client.call(1))
+        for n in range(100):
+            assert client.call(1, {"n": n}) == {"n": n}
 
-        def check() -> None:
-            with gtcp.Client(server.address) as client:
-                assert client.call(1, {"n": 0}) == {"n": 0}
-                assert waits_outside(lambda: client.call(1))
-                for n in range(100):
-                    assert client.call(1, {"n": n}) == {"n": n}
-
-        alone(check)
+    alone_with(check, Peer.echo)
 
 
 # Who else is there
 
 
-def beside_a_sleeper(stack: ExitStack, _address: str) -> None:
+def beside_a_sleeper(stack: ExitStack, _client: gtcp.Client) -> None:
     stack.callback(gevent.spawn_later(60, lambda: None).kill)
 
 
-def beside_a_reader(stack: ExitStack, _address: str) -> None:
+def beside_a_reader(stack: ExitStack, _client: gtcp.Client) -> None:
     mine, other = socket.socketpair()
     stack.enter_context(mine)
     stack.enter_context(other)
@@ -146,23 +154,23 @@ def beside_a_reader(stack: ExitStack, _address: str) -> None:
     stack.callback(reader.kill)
 
 
-def beside_a_thread_of_the_pool(stack: ExitStack, _address: str) -> None:
+def beside_a_thread_of_the_pool(stack: ExitStack, _client: gtcp.Client) -> None:
     done = threading.Event()
     job = gevent.get_hub().threadpool.spawn(done.wait, PATIENCE)
     stack.callback(job.get)
     stack.callback(done.set)
 
 
-def beside_a_limit(stack: ExitStack, _address: str) -> None:
+def beside_a_limit(stack: ExitStack, _client: gtcp.Client) -> None:
     stack.enter_context(gevent.Timeout(60))
 
 
-def beside_a_deadline(stack: ExitStack, _address: str) -> None:
+def beside_a_deadline(stack: ExitStack, _client: gtcp.Client) -> None:
     stack.enter_context(gtcp.deadline(60))
 
 
-def beside_another_client(stack: ExitStack, address: str) -> None:
-    stack.enter_context(gtcp.Client(address)).call(1)
+def beside_another_client(stack: ExitStack, client: gtcp.Client) -> None:
+    stack.enter_context(gtcp.Client(str(client.address))).call(1)
 
 
 @pytest.mark.parametrize(
@@ -178,66 +186,55 @@ def beside_another_client(stack: ExitStack, address: str) -> None:
 )
 @counts
 def test_where_something_else_goes_on_a_call_waits_in_the_hub(
-    beside: Callable[[ExitStack, str], None],
+    beside: Callable[[ExitStack, gtcp.Client], None],
 ) -> None:
-    with fake_server(Peer.echo) as server:
+    def check(client: gtcp.Client) -> None:
+        with ExitStack() as stack:
+            client.call(1)
+            beside(stack, client)
+            assert not waits_outside(lambda: client.call(1))
 
-        def check() -> None:
-            with gtcp.Client(server.address) as client, ExitStack() as stack:
-                client.call(1)
-                beside(stack, server.address)
-                assert not waits_outside(lambda: client.call(1))
-
-        alone(check)
+    alone_with(check, Peer.echo)
 
 
 def test_a_greenlet_that_could_run_does_so_during_a_call() -> None:
-    with fake_server(Peer.echo) as server:
+    def check(client: gtcp.Client) -> None:
+        client.call(1)
+        for _ in range(50):
+            ran: list[None] = []
+            gevent.spawn(ran.append, None)
+            client.call(1)
+            assert ran
 
-        def check() -> None:
-            with gtcp.Client(server.address) as client:
-                client.call(1)
-                for _ in range(50):
-                    ran: list[None] = []
-                    gevent.spawn(ran.append, None)
-                    client.call(1)
-                    assert ran
-
-        alone(check)
+    alone_with(check, Peer.echo)
 
 
 def test_calls_of_several_greenlets_all_get_their_own_replies() -> None:
-    with fake_server(Peer.echo) as server:
+    def check(client: gtcp.Client) -> None:
 
-        def check() -> None:
-            with gtcp.Client(server.address) as client:
+        def calls(n: int) -> None:
+            for m in range(30):
+                assert client.call(1, {"n": n, "m": m}) == {"n": n, "m": m}
 
-                def calls(n: int) -> None:
-                    for m in range(30):
-                        assert client.call(1, {"n": n, "m": m}) == {"n": n, "m": m}
+        for count in (1, 2, 5):
+            gevent.joinall([gevent.spawn(calls, n) for n in range(count)], raise_error=True)
+            calls(0)
 
-                for count in (1, 2, 5):
-                    gevent.joinall([gevent.spawn(calls, n) for n in range(count)], raise_error=True)
-                    calls(0)
-
-        alone(check)
+    alone_with(check, Peer.echo)
 
 
 # What does not count, and gets its turn all the same
 
 
 def test_a_timer_that_does_not_count_goes_off_between_calls() -> None:
-    with fake_server(Peer.echo) as server:
+    def check(client: gtcp.Client) -> None:
+        fired: list[None] = []
+        timer = gevent.get_hub().loop.timer(0.02, ref=False)
+        timer.start(fired.append, None)
+        until(lambda: fired, lambda: client.call(1))
+        timer.close()
 
-        def check() -> None:
-            with gtcp.Client(server.address) as client:
-                fired: list[None] = []
-                timer = gevent.get_hub().loop.timer(0.02, ref=False)
-                timer.start(fired.append, None)
-                until(lambda: fired, lambda: client.call(1))
-                timer.close()
-
-        alone(check)
+    alone_with(check, Peer.echo)
 
 
 def test_a_callback_from_another_thread_runs_while_a_call_waits() -> None:
@@ -306,19 +303,16 @@ def test_a_deadline_passes(timeout: float) -> None:
         peer.answer(peer.request())
         peer.silence()
 
-    with fake_server(script) as server:
+    def check(client: gtcp.Client) -> None:
+        client.call(1)
+        started = monotonic()
+        error = outcome(client.call, 1, timeout=timeout)
+        # A thread that did not run for so long has sent nothing.
+        assert is_error(error, gtcp.CallTimeout, error.executed)
+        assert monotonic() - started >= timeout
+        assert client.stats()["in_flight"] == 0
 
-        def check() -> None:
-            with gtcp.Client(server.address) as client:
-                client.call(1)
-                started = monotonic()
-                error = outcome(client.call, 1, timeout=timeout)
-                # A thread that did not run for so long has sent nothing.
-                assert is_error(error, gtcp.CallTimeout, error.executed)
-                assert monotonic() - started >= timeout
-                assert client.stats()["in_flight"] == 0
-
-        alone(check)
+    alone_with(check, script)
 
 
 def test_a_late_reply_that_comes_first_reaches_nobody() -> None:
@@ -332,18 +326,15 @@ def test_a_late_reply_that_comes_first_reaches_nobody() -> None:
         peer.send(answer(third), answer(late))
         peer.echo()
 
-    with fake_server(script) as server:
+    def check(client: gtcp.Client) -> None:
+        client.call(1)
+        is_error(outcome(client.call, 1, timeout=0.05), gtcp.CallTimeout, "maybe")
+        for n in range(2, 5):
+            assert client.call(1, {"n": n}) == {"n": n}
+        assert client.stats()["dropped"] == 2
+        assert client.stats()["opened"] == 1
 
-        def check() -> None:
-            with gtcp.Client(server.address) as client:
-                client.call(1)
-                is_error(outcome(client.call, 1, timeout=0.05), gtcp.CallTimeout, "maybe")
-                for n in range(2, 5):
-                    assert client.call(1, {"n": n}) == {"n": n}
-                assert client.stats()["dropped"] == 2
-                assert client.stats()["opened"] == 1
-
-        alone(check)
+    alone_with(check, script)
 
 
 def test_a_reply_in_pieces() -> None:
@@ -356,14 +347,11 @@ def test_a_reply_in_pieces() -> None:
             peer.send(b"\n")
         peer.echo()
 
-    with fake_server(script) as server:
+    def check(client: gtcp.Client) -> None:
+        client.call(1)
+        assert {client.call(1) for _ in range(20)} == {"whole"}
 
-        def check() -> None:
-            with gtcp.Client(server.address) as client:
-                client.call(1)
-                assert {client.call(1) for _ in range(20)} == {"whole"}
-
-        alone(check)
+    alone_with(check, script)
 
 
 def test_a_server_that_says_goodbye_is_left() -> None:
@@ -373,15 +361,12 @@ def test_a_server_that_says_goodbye_is_left() -> None:
         peer.go_away()
         peer.close()
 
-    with fake_server(leaving, Peer.echo) as server:
+    def check(client: gtcp.Client) -> None:
+        client.call(1)
+        assert client.call(1, {"n": 2}) == {"n": 2}
+        assert client.stats()["opened"] == 2
 
-        def check() -> None:
-            with gtcp.Client(server.address) as client:
-                client.call(1)
-                assert client.call(1, {"n": 2}) == {"n": 2}
-                assert client.stats()["opened"] == 2
-
-        alone(check)
+    alone_with(check, leaving, Peer.echo)
 
 
 def test_a_goodbye_behind_a_reply_is_heard_before_the_next_call_is_waited_for() -> None:
@@ -395,14 +380,11 @@ def test_a_goodbye_behind_a_reply_is_heard_before_the_next_call_is_waited_for() 
         peer.request()
         peer.close()
 
-    with fake_server(leaving, Peer.echo) as server:
+    def check(client: gtcp.Client) -> None:
+        assert [client.call(1, {"n": n}) for n in range(4)] == [{"n": n} for n in range(4)]
+        assert client.stats()["opened"] == 2
 
-        def check() -> None:
-            with gtcp.Client(server.address) as client:
-                assert [client.call(1, {"n": n}) for n in range(4)] == [{"n": n} for n in range(4)]
-                assert client.stats()["opened"] == 2
-
-        alone(check)
+    alone_with(check, leaving, Peer.echo)
 
 
 @pytest.mark.parametrize("end", [Peer.close, Peer.reset])
@@ -412,15 +394,12 @@ def test_a_connection_that_ends_may_have_run_the_call(end: Callable[[Peer], None
         peer.request()
         end(peer)
 
-    with fake_server(script, Peer.echo) as server:
+    def check(client: gtcp.Client) -> None:
+        client.call(1)
+        assert is_error(outcome(client.call, 1), gtcp.ConnectionLost, "maybe")
+        assert client.call(1, {"n": 3}) == {"n": 3}
 
-        def check() -> None:
-            with gtcp.Client(server.address) as client:
-                client.call(1)
-                assert is_error(outcome(client.call, 1), gtcp.ConnectionLost, "maybe")
-                assert client.call(1, {"n": 3}) == {"n": 3}
-
-        alone(check)
+    alone_with(check, script, Peer.echo)
 
 
 def test_another_thread_closes_the_client() -> None:
@@ -462,27 +441,25 @@ class Interrupted:
 @pytest.mark.parametrize("before", [True, False])
 def test_a_call_that_interrupts_a_send_takes_another_connection(before: bool) -> None:
     """Its line could only leave behind the handler, which waits for the reply to it."""
-    with fake_server(Peer.echo, Peer.echo) as server:
 
-        def check() -> None:
-            with gtcp.Client(server.address) as client:
-                client.call(1)
-                (connection,) = client._pools.here().connections
-                told: list[Any] = []
-                writer: Any = connection.writer
-                sock = writer._sock
-                writer._sock = Interrupted(
-                    sock,
-                    lambda: told.append(outcome(client.call, 1, {"n": 2}, timeout=PATIENCE)),
-                    before=before,
-                )
-                assert client.call(1, {"n": 1}) == {"n": 1}
-                assert told == [{"n": 2}]
-                assert client.stats()["opened"] == 2
-                writer._sock = sock
-                assert [client.call(1, {"n": n}) for n in range(9)] == [{"n": n} for n in range(9)]
+    def check(client: gtcp.Client) -> None:
+        client.call(1)
+        (connection,) = client._pools.here().connections
+        told: list[Any] = []
+        writer: Any = connection.writer
+        sock = writer._sock
+        writer._sock = Interrupted(
+            sock,
+            lambda: told.append(outcome(client.call, 1, {"n": 2}, timeout=PATIENCE)),
+            before=before,
+        )
+        assert client.call(1, {"n": 1}) == {"n": 1}
+        assert told == [{"n": 2}]
+        assert client.stats()["opened"] == 2
+        writer._sock = sock
+        assert [client.call(1, {"n": n}) for n in range(9)] == [{"n": n} for n in range(9)]
 
-        alone(check)
+    alone_with(check, Peer.echo, Peer.echo)
 
 
 # Signals, which are the main thread's

@@ -15,6 +15,7 @@ import pytest
 import gtcp
 from gtcp.client.dial import Options
 from tests.client.fakes import (
+    FakeServer,
     Peer,
     begin,
     fake_server,
@@ -27,6 +28,7 @@ from tests.client.names import FakeNames
 from tests.helpers import PATIENCE
 
 Connect = Callable[..., gtcp.Client]
+Scripted = Callable[..., tuple[FakeServer, gtcp.Client]]
 
 
 class Holding:
@@ -54,44 +56,40 @@ class Holding:
 # Opening
 
 
-def test_one_connection_is_enough_while_it_has_room(connect: Connect) -> None:
-    with fake_server(Holding()) as server:
-        client = connect(server.address, max_in_flight=5)
-        held = [begin(client.call, 2) for _ in range(4)]
-        client.call(1)
-        client.call(3)
-        gevent.joinall(held)
-        assert client.stats()["opened"] == 1
+def test_one_connection_is_enough_while_it_has_room(scripted: Scripted) -> None:
+    _, client = scripted(Holding(), max_in_flight=5)
+    held = [begin(client.call, 2) for _ in range(4)]
+    client.call(1)
+    client.call(3)
+    gevent.joinall(held)
+    assert client.stats()["opened"] == 1
 
 
-def test_another_connection_is_opened_when_all_are_full(connect: Connect) -> None:
-    with fake_server(Holding()) as server:
-        client = connect(server.address, max_in_flight=2)
-        held = []
-        for expected in (1, 1, 2, 2, 3):
-            held.append(begin(client.call, 2))
-            soon(lambda: len(server.lines) == len(held))
-            assert client.stats()["opened"] == expected
-            assert client.stats()["connections"] == expected
-            assert client.stats()["in_flight"] == len(held)
-        client.call(3)
-        gevent.killall(held)
+def test_another_connection_is_opened_when_all_are_full(scripted: Scripted) -> None:
+    server, client = scripted(Holding(), max_in_flight=2)
+    held = []
+    for expected in (1, 1, 2, 2, 3):
+        held.append(begin(client.call, 2))
+        soon(lambda: len(server.lines) == len(held))
+        assert client.stats()["opened"] == expected
+        assert client.stats()["connections"] == expected
+        assert client.stats()["in_flight"] == len(held)
+    client.call(3)
+    gevent.killall(held)
 
 
-def test_calls_that_begin_together_open_one_connection(connect: Connect) -> None:
-    with fake_server(Peer.echo) as server:
-        client = connect(server.address)
-        calls = [begin(client.call, 1, {"n": n}) for n in range(50)]
-        assert [each.get() for each in calls] == [{"n": n} for n in range(50)]
-        assert client.stats()["opened"] == 1
+def test_calls_that_begin_together_open_one_connection(scripted: Scripted) -> None:
+    _, client = scripted(Peer.echo)
+    calls = [begin(client.call, 1, {"n": n}) for n in range(50)]
+    assert [each.get() for each in calls] == [{"n": n} for n in range(50)]
+    assert client.stats()["opened"] == 1
 
 
-def test_more_calls_together_than_one_connection_takes(connect: Connect) -> None:
-    with fake_server(Peer.echo) as server:
-        client = connect(server.address, max_in_flight=3, max_connections=4)
-        calls = [begin(client.call, 1, {"n": n}) for n in range(50)]
-        assert [each.get() for each in calls] == [{"n": n} for n in range(50)]
-        assert client.stats()["opened"] <= 4
+def test_more_calls_together_than_one_connection_takes(scripted: Scripted) -> None:
+    _, client = scripted(Peer.echo, max_in_flight=3, max_connections=4)
+    calls = [begin(client.call, 1, {"n": n}) for n in range(50)]
+    assert [each.get() for each in calls] == [{"n": n} for n in range(50)]
+    assert client.stats()["opened"] <= 4
 
 
 def test_min_connections_can_be_opened_beforehand(connect: Connect) -> None:
@@ -113,115 +111,107 @@ def test_connecting_beforehand_tells_why_it_can_not(connect: Connect) -> None:
     assert client.stats()["connections"] == 0
 
 
-def test_min_connections_are_opened_as_there_are_calls_for_them(connect: Connect) -> None:
-    with fake_server(Holding()) as server:
-        client = connect(server.address, min_connections=3)
-        client.call(1)
-        client.call(1)
-        assert client.stats()["opened"] == 1  # one after another they need one only
-        held = [begin(client.call, 2) for _ in range(6)]
-        soon(lambda: len(server.lines) == 8)
-        assert client.stats()["opened"] == 3
-        assert all(each.lines for each in server.peers)
-        gevent.killall(held)
+def test_min_connections_are_opened_as_there_are_calls_for_them(scripted: Scripted) -> None:
+    server, client = scripted(Holding(), min_connections=3)
+    client.call(1)
+    client.call(1)
+    assert client.stats()["opened"] == 1  # one after another they need one only
+    held = [begin(client.call, 2) for _ in range(6)]
+    soon(lambda: len(server.lines) == 8)
+    assert client.stats()["opened"] == 3
+    assert all(each.lines for each in server.peers)
+    gevent.killall(held)
 
 
 def test_a_connection_that_can_not_be_opened_does_not_fail_calls_others_can_take(
-    connect: Connect,
+    scripted: Scripted,
 ) -> None:
-    with fake_server(Holding()) as server:
-        client = connect(server.address, retries=0, min_connections=2)
-        held = begin(client.call, 2)
-        soon(lambda: server.lines)
-        server.stop_listening()
-        assert client.call(1, {"n": 1}) == {"n": 1}
-        client.call(3)
-        held.get()
+    server, client = scripted(Holding(), retries=0, min_connections=2)
+    held = begin(client.call, 2)
+    soon(lambda: server.lines)
+    server.stop_listening()
+    assert client.call(1, {"n": 1}) == {"n": 1}
+    client.call(3)
+    held.get()
 
 
-def test_full_connections_are_waited_for_when_no_other_can_be_opened(connect: Connect) -> None:
-    with fake_server(Holding()) as server:
-        client = connect(server.address, retries=0, max_in_flight=2)
-        held = [begin(client.call, 2, {"n": n}) for n in range(2)]
-        soon(lambda: len(server.lines) == 2)
-        server.stop_listening()
-        waiting = [begin(client.call, 1, {"n": n}, timeout=5) for n in range(3)]
-        soon(lambda: len(client._pools.here()._queue) == 3)
-        held.pop().kill()  # makes room for one, whose reply makes room for the next
-        assert [each.get() for each in waiting] == [{"n": n} for n in range(3)]
+def test_full_connections_are_waited_for_when_no_other_can_be_opened(scripted: Scripted) -> None:
+    server, client = scripted(Holding(), retries=0, max_in_flight=2)
+    held = [begin(client.call, 2, {"n": n}) for n in range(2)]
+    soon(lambda: len(server.lines) == 2)
+    server.stop_listening()
+    waiting = [begin(client.call, 1, {"n": n}, timeout=5) for n in range(3)]
+    soon(lambda: len(client._pools.here()._queue) == 3)
+    held.pop().kill()  # makes room for one, whose reply makes room for the next
+    assert [each.get() for each in waiting] == [{"n": n} for n in range(3)]
 
 
 # Waiting for a place
 
 
-def test_pool_timeout(connect: Connect) -> None:
-    with fake_server(Holding()) as server:
-        client = connect(server.address, max_connections=1, max_in_flight=1)
-        held = begin(client.call, 2)
-        soon(lambda: server.lines)
-        started = monotonic()
-        error = outcome(client.call, 1, timeout=0.1)
-        assert 0.1 <= monotonic() - started < 5
-        assert type(error) is gtcp.PoolTimeout
-        assert error.executed == "no"
-        assert isinstance(error, TimeoutError)
-        held.kill()
-        assert client.call(1, {"n": 1}) == {"n": 1}
-        assert [each["cmdid"] for each in server.lines] == [2, 0, 1]
+def test_pool_timeout(scripted: Scripted) -> None:
+    server, client = scripted(Holding(), max_connections=1, max_in_flight=1)
+    held = begin(client.call, 2)
+    soon(lambda: server.lines)
+    started = monotonic()
+    error = outcome(client.call, 1, timeout=0.1)
+    assert 0.1 <= monotonic() - started < 5
+    assert type(error) is gtcp.PoolTimeout
+    assert error.executed == "no"
+    assert isinstance(error, TimeoutError)
+    held.kill()
+    assert client.call(1, {"n": 1}) == {"n": 1}
+    assert [each["cmdid"] for each in server.lines] == [2, 0, 1]
 
 
-def test_places_are_given_in_turn(connect: Connect) -> None:
+def test_places_are_given_in_turn(scripted: Scripted) -> None:
     order = []
-    with fake_server(Holding()) as server:
-        client = connect(server.address, max_connections=1, max_in_flight=1)
-        held = begin(client.call, 2)
-        soon(lambda: server.lines)
+    server, client = scripted(Holding(), max_connections=1, max_in_flight=1)
+    held = begin(client.call, 2)
+    soon(lambda: server.lines)
 
-        def call(number: int) -> None:
-            client.call(1)
-            order.append(number)
+    def call(number: int) -> None:
+        client.call(1)
+        order.append(number)
 
-        waiting = [begin(call, number) for number in range(10)]
-        held.kill()
-        gevent.joinall(waiting)
-        assert order == list(range(10))
-
-
-def test_a_call_that_times_out_gives_its_place_back(connect: Connect) -> None:
-    with fake_server(Holding()) as server:
-        client = connect(server.address, max_connections=1, max_in_flight=1)
-        held = begin(client.call, 2, timeout=0.1)
-        soon(lambda: server.lines)
-        assert client.call(1, {"n": 1}) == {"n": 1}
-        assert type(held.get()) is gtcp.CallTimeout
+    waiting = [begin(call, number) for number in range(10)]
+    held.kill()
+    gevent.joinall(waiting)
+    assert order == list(range(10))
 
 
-def test_a_timeout_around_a_call_in_the_queue_stays_what_it_is(connect: Connect) -> None:
-    with fake_server(Holding()) as server:
-        client = connect(server.address, max_connections=1, max_in_flight=1)
-        held = begin(client.call, 2)
-        soon(lambda: server.lines)
-        timer = gevent.Timeout.start_new(0.05)
-        with pytest.raises(gevent.Timeout) as raised:
-            client.call(1)
-        assert raised.value is timer
-        held.kill()
-        assert client.call(1, {"n": 1}) == {"n": 1}
+def test_a_call_that_times_out_gives_its_place_back(scripted: Scripted) -> None:
+    server, client = scripted(Holding(), max_connections=1, max_in_flight=1)
+    held = begin(client.call, 2, timeout=0.1)
+    soon(lambda: server.lines)
+    assert client.call(1, {"n": 1}) == {"n": 1}
+    assert type(held.get()) is gtcp.CallTimeout
 
 
-def test_a_place_given_to_a_greenlet_that_is_killed_goes_to_the_next(connect: Connect) -> None:
-    with fake_server(Holding()) as server:
-        client = connect(server.address, max_connections=1, max_in_flight=1)
-        held = begin(client.call, 2)
-        soon(lambda: server.lines)
-        first, second = begin(client.call, 1), begin(client.call, 1, {"n": 2}, timeout=5)
-        held.kill(block=False)
-        soon(lambda: len(client._pools.here()._queue) < 2)
-        first.kill(block=False)
-        assert second.get() == {"n": 2}
+def test_a_timeout_around_a_call_in_the_queue_stays_what_it_is(scripted: Scripted) -> None:
+    server, client = scripted(Holding(), max_connections=1, max_in_flight=1)
+    held = begin(client.call, 2)
+    soon(lambda: server.lines)
+    timer = gevent.Timeout.start_new(0.05)
+    with pytest.raises(gevent.Timeout) as raised:
+        client.call(1)
+    assert raised.value is timer
+    held.kill()
+    assert client.call(1, {"n": 1}) == {"n": 1}
 
 
-def test_a_goodbye_lets_the_queue_open_another_connection(connect: Connect) -> None:
+def test_a_place_given_to_a_greenlet_that_is_killed_goes_to_the_next(scripted: Scripted) -> None:
+    server, client = scripted(Holding(), max_connections=1, max_in_flight=1)
+    held = begin(client.call, 2)
+    soon(lambda: server.lines)
+    first, second = begin(client.call, 1), begin(client.call, 1, {"n": 2}, timeout=5)
+    held.kill(block=False)
+    soon(lambda: len(client._pools.here()._queue) < 2)
+    first.kill(block=False)
+    assert second.get() == {"n": 2}
+
+
+def test_a_goodbye_lets_the_queue_open_another_connection(scripted: Scripted) -> None:
     answered = threading.Event()
 
     def script(peer: Peer) -> None:
@@ -231,12 +221,11 @@ def test_a_goodbye_lets_the_queue_open_another_connection(connect: Connect) -> N
         peer.answer(request)
         peer.silence()
 
-    with fake_server(script, Peer.echo) as server:
-        client = connect(server.address, max_connections=1, max_in_flight=1)
-        calls = [begin(client.call, 1, {"n": n}) for n in range(3)]
-        assert [each.get() for each in calls[1:]] == [{"n": 1}, {"n": 2}]
-        answered.set()
-        assert calls[0].get() == {"n": 0}
+    _, client = scripted(script, Peer.echo, max_connections=1, max_in_flight=1)
+    calls = [begin(client.call, 1, {"n": n}) for n in range(3)]
+    assert [each.get() for each in calls[1:]] == [{"n": 1}, {"n": 2}]
+    answered.set()
+    assert calls[0].get() == {"n": 0}
 
 
 # Connecting
@@ -333,7 +322,7 @@ def test_the_deadline_covers_looking_up_the_name(connect: Connect) -> None:
 # Killed at every point
 
 
-def killed_in_name_lookup(connect: Connect) -> None:
+def test_a_kill_in_name_lookup_leaves_the_pool_whole(connect: Connect) -> None:
     with fake_server(Peer.echo) as server:
         client = connect("localhost:" + server.address.split(":")[1])
         with no_name_service():
@@ -342,7 +331,7 @@ def killed_in_name_lookup(connect: Connect) -> None:
         assert client.call(1, {"n": 1}) == {"n": 1}
 
 
-def killed_while_connecting(connect: Connect) -> None:
+def test_a_kill_while_connecting_leaves_the_pool_whole(connect: Connect) -> None:
     with full_accept_queue() as server:
         client = connect(server.address)
         before = open_sockets()
@@ -353,88 +342,69 @@ def killed_while_connecting(connect: Connect) -> None:
         assert client.call(1, {"n": 1}) == {"n": 1}
 
 
-def killed_in_the_queue(connect: Connect) -> None:
-    with fake_server(Holding()) as server:
-        client = connect(server.address, max_connections=1, max_in_flight=1)
-        held = begin(client.call, 2)
-        soon(lambda: server.lines)
-        for _ in range(5):
-            begin(client.call, 1).kill()
-        held.kill()
-        assert client.call(1, {"n": 1}) == {"n": 1}
+def test_a_kill_in_the_queue_leaves_the_pool_whole(scripted: Scripted) -> None:
+    server, client = scripted(Holding(), max_connections=1, max_in_flight=1)
+    held = begin(client.call, 2)
+    soon(lambda: server.lines)
+    for _ in range(5):
+        begin(client.call, 1).kill()
+    held.kill()
+    assert client.call(1, {"n": 1}) == {"n": 1}
 
 
-def killed_while_it_waits_for_the_reply(connect: Connect) -> None:
-    with fake_server(Holding()) as server:
-        client = connect(server.address, max_connections=1, max_in_flight=1)
-        for number in range(5):
-            call = begin(client.call, 2)
-            soon(lambda count=2 * number + 1: len(server.lines) == count)
-            call.kill()
-            soon(lambda count=2 * number + 2: len(server.lines) == count)
-        assert client.call(1, {"n": 1}) == {"n": 1}
-        assert [each["cmdid"] for each in server.lines] == [2, 0] * 5 + [1]
-
-
-def killed_while_it_backs_off(connect: Connect) -> None:
-    with fake_server(Peer.echo) as server:
-        client = connect(server.address)
-        server.stop_listening()
-        call = begin(client.call, 1)
-        soon(lambda: client.stats()["retries"])
+def test_a_kill_while_it_waits_for_the_reply_leaves_the_pool_whole(scripted: Scripted) -> None:
+    server, client = scripted(Holding(), max_connections=1, max_in_flight=1)
+    for number in range(5):
+        call = begin(client.call, 2)
+        soon(lambda count=2 * number + 1: len(server.lines) == count)
         call.kill()
-        assert client.stats()["in_flight"] == 0
+        soon(lambda count=2 * number + 2: len(server.lines) == count)
+    assert client.call(1, {"n": 1}) == {"n": 1}
+    assert [each["cmdid"] for each in server.lines] == [2, 0] * 5 + [1]
 
 
-@pytest.mark.parametrize(
-    "scenario",
-    [
-        killed_in_name_lookup,
-        killed_while_connecting,
-        killed_in_the_queue,
-        killed_while_it_waits_for_the_reply,
-        killed_while_it_backs_off,
-    ],
-)
-def test_a_kill_leaves_the_pool_whole(connect: Connect, scenario: Callable[..., None]) -> None:
-    scenario(connect)
+def test_a_kill_while_it_backs_off_leaves_the_pool_whole(scripted: Scripted) -> None:
+    server, client = scripted(Peer.echo)
+    server.stop_listening()
+    call = begin(client.call, 1)
+    soon(lambda: client.stats()["retries"])
+    call.kill()
+    assert client.stats()["in_flight"] == 0
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.0005, 0.001, 0.002, 0.004])
 def test_timeouts_that_strike_anywhere_leave_the_pool_whole(
-    connect: Connect, seconds: float
+    scripted: Scripted, seconds: float
 ) -> None:
-    with fake_server(Peer.echo) as server:
-        client = connect(server.address, max_connections=2, max_in_flight=2)
-        wrong: list[Any] = []
+    _, client = scripted(Peer.echo, max_connections=2, max_in_flight=2)
+    wrong: list[Any] = []
 
-        def call(worker: int) -> None:
-            for number in range(30):
-                params = {"worker": worker, "number": number}
-                with gevent.Timeout(seconds, False):
-                    result = client.call(1, params)
-                    if result != params:
-                        wrong.append((params, result))
+    def call(worker: int) -> None:
+        for number in range(30):
+            params = {"worker": worker, "number": number}
+            with gevent.Timeout(seconds, False):
+                result = client.call(1, params)
+                if result != params:
+                    wrong.append((params, result))
 
-        gevent.joinall([gevent.spawn(call, worker) for worker in range(8)])
-        assert wrong == []
-        calls = [begin(client.call, 1, {"n": n}, timeout=5) for n in range(8)]
-        assert [each.get() for each in calls] == [{"n": n} for n in range(8)]
-        assert client.stats()["in_flight"] == 0
+    gevent.joinall([gevent.spawn(call, worker) for worker in range(8)])
+    assert wrong == []
+    calls = [begin(client.call, 1, {"n": n}, timeout=5) for n in range(8)]
+    assert [each.get() for each in calls] == [{"n": n} for n in range(8)]
+    assert client.stats()["in_flight"] == 0
 
 
 # Keepalive, options
 
 
-def test_connections_keep_themselves_alive(connect: Connect) -> None:
-    with fake_server(Peer.echo) as server:
-        client = connect(server.address, keepalive=12)
-        client.call(1)
-        sock = client._pools.here().connections[0]._sock
-        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
-        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 6
-        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL) == 2
-        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+def test_connections_keep_themselves_alive(scripted: Scripted) -> None:
+    _, client = scripted(Peer.echo, keepalive=12)
+    client.call(1)
+    sock = client._pools.here().connections[0]._sock
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 6
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL) == 2
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
 
 
 @pytest.mark.parametrize(

@@ -12,17 +12,11 @@ import msgspec
 import pytest
 
 import gtcp
-from tests.client.fakes import (
-    FakeServer,
-    Peer,
-    answer,
-    begin,
-    fake_server,
-    soon,
-)
+from tests.client.fakes import FakeServer, Peer, answer, begin, says, soon
 from tests.helpers import PATIENCE, Gate, free_port, serving
 
 Connect = Callable[..., gtcp.Client]
+Scripted = Callable[..., tuple[FakeServer, gtcp.Client]]
 
 
 def numbers(count: int) -> Iterator[dict[str, int]]:
@@ -58,82 +52,75 @@ def elsewhere(function: Callable[[], Any]) -> Any:
 
 @pytest.mark.parametrize("window", [1, 2, 7, 100, 1000])
 @pytest.mark.parametrize("ordered", [True, False])
-def test_every_item_gets_its_own_result(connect: Connect, window: int, ordered: bool) -> None:
-    with fake_server(Peer.echo) as server:
-        client = connect(server.address)
-        results = list(client.map(1, numbers(300), window=window, ordered=ordered))
-        if not ordered:
-            results.sort(key=lambda each: each["n"])
-        assert results == list(numbers(300))
-        assert client.stats()["in_flight"] == 0
-        assert len(server.lines) == 300
+def test_every_item_gets_its_own_result(scripted: Scripted, window: int, ordered: bool) -> None:
+    server, client = scripted(Peer.echo)
+    results = list(client.map(1, numbers(300), window=window, ordered=ordered))
+    if not ordered:
+        results.sort(key=lambda each: each["n"])
+    assert results == list(numbers(300))
+    assert client.stats()["in_flight"] == 0
+    assert len(server.lines) == 300
 
 
-def test_results_keep_the_order_of_the_params(connect: Connect) -> None:
-    with fake_server(unordered_echo) as server:
-        client = connect(server.address)
-        assert list(client.map(1, numbers(100), window=10)) == list(numbers(100))
+def test_results_keep_the_order_of_the_params_or_come_as_they_come_in(scripted: Scripted) -> None:
+    _, client = scripted(unordered_echo)
+    assert list(client.map(1, numbers(100), window=10)) == list(numbers(100))
+    results = list(client.map(1, numbers(10), window=2, ordered=False))
+    assert [each["n"] for each in results] == [1, 0, 3, 2, 5, 4, 7, 6, 9, 8]
+    both = [begin(lambda: list(client.map(1, numbers(100), window=10))) for _ in range(2)]
+    assert [each.get() for each in both] == [list(numbers(100))] * 2
 
 
-def test_results_as_they_come_in(connect: Connect) -> None:
-    with fake_server(unordered_echo) as server:
-        results = list(connect(server.address).map(1, numbers(10), window=2, ordered=False))
-        assert [each["n"] for each in results] == [1, 0, 3, 2, 5, 4, 7, 6, 9, 8]
-
-
-def test_params_may_change_once_they_have_been_taken(connect: Connect) -> None:
+def test_params_may_change_once_they_have_been_taken(scripted: Scripted) -> None:
     def source() -> Iterator[dict[str, int]]:
         params = {"n": 0}
         for params["n"] in range(100):
             yield params
 
-    with fake_server(Peer.echo) as server:
-        assert list(connect(server.address).map(1, source())) == list(numbers(100))
+    _, client = scripted(Peer.echo)
+    assert list(client.map(1, source())) == list(numbers(100))
 
 
-def test_no_items_no_connection(connect: Connect) -> None:
-    with fake_server(Peer.echo) as server:
-        assert list(connect(server.address).map(1, [])) == []
-        assert server.peers == []
+def test_no_items_no_connection(scripted: Scripted) -> None:
+    server, client = scripted(Peer.echo)
+    assert list(client.map(1, [])) == []
+    assert server.peers == []
 
 
-def test_nothing_is_sent_before_a_result_is_asked_for(connect: Connect) -> None:
-    with fake_server(Peer.echo) as server:
-        client = connect(server.address)
-        taken: list[int] = []
-        results = client.map(1, ({"n": taken.append(n) or n} for n in range(3)))
-        gevent.sleep(0.01)
-        assert (taken, server.peers) == ([], [])
-        assert next(results) == {"n": 0}
+def test_nothing_is_sent_before_a_result_is_asked_for(scripted: Scripted) -> None:
+    server, client = scripted(Peer.echo)
+    taken: list[int] = []
+    results = client.map(1, ({"n": taken.append(n) or n} for n in range(3)))
+    gevent.sleep(0.01)
+    assert (taken, server.peers) == ([], [])
+    assert next(results) == {"n": 0}
 
 
-def test_results_of_a_type(connect: Connect) -> None:
+def test_results_of_a_type(scripted: Scripted) -> None:
     class Number(msgspec.Struct):
         n: int
 
-    with fake_server(Peer.echo) as server:
-        client = connect(server.address)
-        assert list(client.map(1, numbers(3), result=Number)) == [Number(0), Number(1), Number(2)]
-        wrong = list(client.map(1, [{"n": "x"}, {"n": 1}], result=Number, return_exceptions=True))
-        assert type(wrong[0]) is gtcp.ProtocolError
-        assert wrong[1] == Number(1)
+    _, client = scripted(Peer.echo)
+    assert list(client.map(1, numbers(3), result=Number)) == [Number(0), Number(1), Number(2)]
+    wrong = list(client.map(1, [{"n": "x"}, {"n": 1}], result=Number, return_exceptions=True))
+    assert type(wrong[0]) is gtcp.ProtocolError
+    assert wrong[1] == Number(1)
 
 
-def test_a_slow_source_does_not_hold_up_results(connect: Connect) -> None:
-    with fake_server(Peer.echo) as server:
-        client = connect(server.address)
-        results: list[Any] = []
+def test_a_slow_source_does_not_hold_up_results(scripted: Scripted) -> None:
+    server, client = scripted(Peer.echo)
+    results: list[Any] = []
 
-        def source() -> Iterator[dict[str, int]]:
-            for n in range(3):
-                yield {"n": n}
-                soon(lambda wanted=n: len(server.lines) > wanted)
-                gevent.sleep(0.01)  # its reply is here, or about to be
-            soon(lambda: len(results) >= 2)
+    def source() -> Iterator[dict[str, int]]:
+        for n in range(3):
+            yield {"n": n}
+            soon(lambda wanted=n: len(server.lines) > wanted)
+            gevent.sleep(0.01)  # its reply is here, or about to be
+        soon(lambda: len(results) >= 2)
 
-        mapped = begin(lambda: [results.append(each) for each in client.map(1, source())])
-        assert not isinstance(mapped.get(), Exception)
-        assert results == list(numbers(3))
+    mapped = begin(lambda: [results.append(each) for each in client.map(1, source())])
+    assert not isinstance(mapped.get(), Exception)
+    assert results == list(numbers(3))
 
 
 # The window
@@ -161,56 +148,46 @@ def test_the_window_bounds_what_is_in_flight(connect: Connect, ordered: bool) ->
         assert most == [8]
 
 
-def test_a_window_of_nothing_is_refused(connect: Connect) -> None:
-    with pytest.raises(ValueError, match="window"):
-        connect("127.0.0.1").map(1, [], window=0)
+def test_a_window_wider_than_the_pool(scripted: Scripted) -> None:
+    _, client = scripted(Peer.echo, max_connections=2, max_in_flight=3, timeout=10)
+    assert list(client.map(1, numbers(200), window=100)) == list(numbers(200))
 
 
-def test_a_window_wider_than_the_pool(connect: Connect) -> None:
-    with fake_server(Peer.echo) as server:
-        client = connect(server.address, max_connections=2, max_in_flight=3, timeout=10)
-        assert list(client.map(1, numbers(200), window=100)) == list(numbers(200))
+def test_the_usual_window_needs_one_connection(scripted: Scripted) -> None:
+    _, client = scripted(Peer.echo)
+    assert list(client.map(1, numbers(500))) == list(numbers(500))
+    assert client.stats()["opened"] == 1
 
 
-def test_the_usual_window_needs_one_connection(connect: Connect) -> None:
-    with fake_server(Peer.echo) as server:
-        client = connect(server.address)
-        assert list(client.map(1, numbers(500))) == list(numbers(500))
-        assert client.stats()["opened"] == 1
-
-
-def test_a_stream_uses_all_the_connections_that_are_wanted(connect: Connect) -> None:
-    with fake_server(Peer.echo) as server:
-        client = connect(server.address, min_connections=4)
-        assert list(client.map(1, numbers(500), window=32)) == list(numbers(500))
-        assert [len(peer.lines) > 50 for peer in server.peers] == [True] * 4
+def test_a_stream_uses_all_the_connections_that_are_wanted(scripted: Scripted) -> None:
+    server, client = scripted(Peer.echo, min_connections=4)
+    assert list(client.map(1, numbers(500), window=32)) == list(numbers(500))
+    assert [len(peer.lines) > 50 for peer in server.peers] == [True] * 4
 
 
 @pytest.mark.parametrize("ordered", [True, False])
 def test_most_of_the_window_stays_in_flight_while_results_are_taken(
-    connect: Connect, ordered: bool
+    scripted: Scripted, ordered: bool
 ) -> None:
     def answers_but_the_last(peer: Peer) -> None:
         while (request := peer.request()) is not None:
             if request["cmdid"] and request["params"]["n"] < 40:
                 peer.answer(request)
 
-    with fake_server(answers_but_the_last) as server:
-        client = connect(server.address)
-        results = client.map(1, numbers(1000), window=40, ordered=ordered)
-        for taken in range(1, 41):
-            next(results)
-            assert 0 <= taken + 40 - client.stats()["sent"] <= 40 // 8
-        results.close()
+    _, client = scripted(answers_but_the_last)
+    results = client.map(1, numbers(1000), window=40, ordered=ordered)
+    for taken in range(1, 41):
+        next(results)
+        assert 0 <= taken + 40 - client.stats()["sent"] <= 40 // 8
+    results.close()
 
 
-def test_calls_get_their_turn_beside_a_stream(connect: Connect) -> None:
-    with fake_server(Peer.echo) as server:
-        client = connect(server.address, max_connections=1, max_in_flight=4, timeout=10)
-        mapped = begin(lambda: list(client.map(1, numbers(500), window=4)))
-        calls = [begin(client.call, 1, {"n": n}) for n in range(50)]
-        assert [each.get() for each in calls] == list(numbers(50))
-        assert mapped.get() == list(numbers(500))
+def test_calls_get_their_turn_beside_a_stream(scripted: Scripted) -> None:
+    _, client = scripted(Peer.echo, max_connections=1, max_in_flight=4, timeout=10)
+    mapped = begin(lambda: list(client.map(1, numbers(500), window=4)))
+    calls = [begin(client.call, 1, {"n": n}) for n in range(50)]
+    assert [each.get() for each in calls] == list(numbers(50))
+    assert mapped.get() == list(numbers(500))
 
 
 def resident_bytes() -> int:
@@ -238,7 +215,7 @@ def test_memory_stays_flat(connect: Connect) -> None:
 # Errors
 
 
-def test_the_first_error_ends_the_stream(connect: Connect) -> None:
+def test_the_first_error_ends_the_stream(scripted: Scripted) -> None:
     def script(peer: Peer) -> None:
         while (request := peer.request()) is not None:
             if request["cmdid"] == 0:
@@ -248,18 +225,17 @@ def test_the_first_error_ends_the_stream(connect: Connect) -> None:
             elif request["params"]["n"] < 3:
                 peer.answer(request)
 
-    with fake_server(script) as server:
-        client = connect(server.address)
-        results = []
-        with pytest.raises(gtcp.RemoteError, match="three"):
-            results.extend(client.map(1, numbers(100), window=5))
-        assert results == list(numbers(3))
-        # What was in flight is told to stop.
-        soon(lambda: [each for each in server.lines if each["cmdid"] == 0])
-        assert client.stats()["in_flight"] == 0
+    server, client = scripted(script)
+    results = []
+    with pytest.raises(gtcp.RemoteError, match="three"):
+        results.extend(client.map(1, numbers(100), window=5))
+    assert results == list(numbers(3))
+    # What was in flight is told to stop.
+    soon(lambda: [each for each in server.lines if each["cmdid"] == 0])
+    assert client.stats()["in_flight"] == 0
 
 
-def test_errors_take_the_place_of_results(connect: Connect) -> None:
+def test_errors_take_the_place_of_results(scripted: Scripted) -> None:
     def script(peer: Peer) -> None:
         while (request := peer.request()) is not None:
             if request["params"]["n"] % 2:
@@ -267,60 +243,55 @@ def test_errors_take_the_place_of_results(connect: Connect) -> None:
             else:
                 peer.answer(request)
 
-    with fake_server(script) as server:
-        client = connect(server.address)
-        for index, each in enumerate(client.map(1, numbers(50), return_exceptions=True)):
-            if index % 2:
-                assert (each.code, each.executed) == (1000 + index, "yes")
-            else:
-                assert each == {"n": index}
+    _, client = scripted(script)
+    for index, each in enumerate(client.map(1, numbers(50), return_exceptions=True)):
+        if index % 2:
+            assert (each.code, each.executed) == (1000 + index, "yes")
+        else:
+            assert each == {"n": index}
 
 
-def test_params_that_are_not_json_fail_alone(connect: Connect) -> None:
-    with fake_server(Peer.echo) as server:
-        client = connect(server.address)
-        params = [{"n": 0}, {"n": object()}, {"n": 2}]
-        results = list(client.map(1, params, return_exceptions=True))
-        assert results[0] == {"n": 0}
-        assert isinstance(results[1], TypeError)
-        assert results[2] == {"n": 2}
+def test_params_that_are_not_json_fail_alone(scripted: Scripted) -> None:
+    _, client = scripted(Peer.echo)
+    params = [{"n": 0}, {"n": object()}, {"n": 2}]
+    results = list(client.map(1, params, return_exceptions=True))
+    assert results[0] == {"n": 0}
+    assert isinstance(results[1], TypeError)
+    assert results[2] == {"n": 2}
 
 
-def test_a_source_that_raises(connect: Connect) -> None:
+def test_a_source_that_raises(scripted: Scripted) -> None:
     def source() -> Iterator[dict[str, int]]:
         yield {"n": 0}
         raise LookupError("no more")
 
-    with fake_server(Peer.silence) as server:
-        client = connect(server.address)
+    _, client = scripted(Peer.silence)
+    with pytest.raises(LookupError):
+        list(client.map(1, source(), return_exceptions=True))
+    assert client.stats()["in_flight"] == 0
+
+
+def test_a_timeout_around_the_stream_is_no_items_error(scripted: Scripted) -> None:
+    _, client = scripted(Peer.silence)
+    timer = gevent.Timeout.start_new(0.05, LookupError)
+    try:
         with pytest.raises(LookupError):
-            list(client.map(1, source(), return_exceptions=True))
-        assert client.stats()["in_flight"] == 0
+            list(client.map(1, numbers(3), return_exceptions=True))
+    finally:
+        timer.close()
 
 
-def test_a_timeout_around_the_stream_is_no_items_error(connect: Connect) -> None:
-    with fake_server(Peer.silence) as server:
-        client = connect(server.address)
-        timer = gevent.Timeout.start_new(0.05, LookupError)
-        try:
-            with pytest.raises(LookupError):
-                list(client.map(1, numbers(3), return_exceptions=True))
-        finally:
-            timer.close()
-
-
-def test_each_item_has_its_own_deadline(connect: Connect) -> None:
+def test_each_item_has_its_own_deadline(scripted: Scripted) -> None:
     def script(peer: Peer) -> None:
         while (request := peer.request()) is not None:
             if request["cmdid"] and request["params"]["n"] != 1:
                 peer.answer(request)
 
-    with fake_server(script) as server:
-        client = connect(server.address)
-        results = list(client.map(1, numbers(3), timeout=0.1, return_exceptions=True))
-        assert (results[0], results[2]) == ({"n": 0}, {"n": 2})
-        assert type(results[1]) is gtcp.CallTimeout
-        assert results[1].executed == "maybe"
+    _, client = scripted(script)
+    results = list(client.map(1, numbers(3), timeout=0.1, return_exceptions=True))
+    assert (results[0], results[2]) == ({"n": 0}, {"n": 2})
+    assert type(results[1]) is gtcp.CallTimeout
+    assert results[1].executed == "maybe"
 
 
 def test_nobody_listens(connect: Connect) -> None:
@@ -333,52 +304,41 @@ def test_nobody_listens(connect: Connect) -> None:
 # Servers that go
 
 
-def test_a_stream_survives_a_goodbye(connect: Connect) -> None:
+def test_a_stream_survives_a_goodbye(scripted: Scripted) -> None:
     def goes(peer: Peer) -> None:
         for _ in range(30):
             peer.answer(peer.request())
         peer.go_away()
         peer.close()
 
-    with fake_server(goes, goes, Peer.echo) as server:
-        client = connect(server.address)
-        assert list(client.map(1, numbers(500), window=50)) == list(numbers(500))
-        assert client.stats()["retries"] > 0
+    _, client = scripted(goes, goes, Peer.echo)
+    assert list(client.map(1, numbers(500), window=50)) == list(numbers(500))
+    assert client.stats()["retries"] > 0
 
 
-def test_a_stream_survives_refusals_by_id(connect: Connect) -> None:
+def test_a_stream_survives_refusals_by_id(scripted: Scripted) -> None:
     def refuses(peer: Peer) -> None:
         for _ in range(10):
             peer.answer(peer.request())
         while (request := peer.request()) is not None:
             peer.answer(request, code=503, message="going away")
 
-    with fake_server(refuses, Peer.echo) as server:
-        client = connect(server.address)
-        assert list(client.map(1, numbers(200), window=50)) == list(numbers(200))
+    _, client = scripted(refuses, Peer.echo)
+    assert list(client.map(1, numbers(200), window=50)) == list(numbers(200))
 
 
-def test_a_lost_connection_fails_what_may_have_run(connect: Connect) -> None:
-    def breaks(peer: Peer) -> None:
-        peer.requests(10)
-        peer.reset()
-
-    with fake_server(breaks, Peer.echo) as server:
-        client = connect(server.address)
-        results = list(client.map(1, numbers(30), window=10, return_exceptions=True))
+@pytest.mark.parametrize("idempotent", [False, True])
+def test_a_lost_connection_fails_what_may_have_run_unless_it_is_idempotent(
+    scripted: Scripted, idempotent: bool
+) -> None:
+    _, client = scripted(says(after=10, end=Peer.reset), Peer.echo)
+    options = {"window": 10, "return_exceptions": True, "idempotent": idempotent}
+    results = list(client.map(1, numbers(30), **options))
+    if not idempotent:
         assert {type(each) for each in results[:10]} == {gtcp.ConnectionLost}
         assert {each.executed for each in results[:10]} == {"maybe"}
-        assert results[10:] == list(numbers(30))[10:]
-
-
-def test_an_idempotent_stream_survives_a_lost_connection(connect: Connect) -> None:
-    def breaks(peer: Peer) -> None:
-        peer.requests(10)
-        peer.reset()
-
-    with fake_server(breaks, Peer.echo) as server:
-        client = connect(server.address)
-        assert list(client.map(1, numbers(30), window=10, idempotent=True)) == list(numbers(30))
+        results[:10] = numbers(10)
+    assert results == list(numbers(30))
 
 
 def test_a_stream_survives_a_server_that_starts_again(connect: Connect) -> None:
@@ -456,17 +416,16 @@ def test_the_end_of_one_stream_leaves_the_others_alone(connect: Connect) -> None
         assert call.get() == {"n": 8}
 
 
-def test_a_kill_stops_what_is_in_flight(connect: Connect) -> None:
-    with fake_server(Peer.silence) as server:
-        client = connect(server.address)
-        mapped = gevent.spawn(lambda: list(client.map(1, numbers(10), window=5)))
-        soon(lambda: len(server.lines) == 5)
-        mapped.kill()
-        assert client.stats()["in_flight"] == 0
-        soon(lambda: [each["cmdid"] for each in server.lines] == [1] * 5 + [0] * 5)
+def test_a_kill_stops_what_is_in_flight(scripted: Scripted) -> None:
+    server, client = scripted(Peer.silence)
+    mapped = gevent.spawn(lambda: list(client.map(1, numbers(10), window=5)))
+    soon(lambda: len(server.lines) == 5)
+    mapped.kill()
+    assert client.stats()["in_flight"] == 0
+    soon(lambda: [each["cmdid"] for each in server.lines] == [1] * 5 + [0] * 5)
 
 
-def test_nothing_is_tried_again_after_the_end(connect: Connect) -> None:
+def test_nothing_is_tried_again_after_the_end(scripted: Scripted) -> None:
     closing = threading.Event()
 
     def script(peer: Peer) -> None:
@@ -475,37 +434,32 @@ def test_nothing_is_tried_again_after_the_end(connect: Connect) -> None:
         peer.go_away()
         peer.close()
 
-    with fake_server(script, Peer.echo) as server:
-        client = connect(server.address)
-        results = client.map(1, numbers(5), window=5)
-        mapped = begin(next, results)
-        soon(lambda: len(server.lines) == 5)
-        connection = client._pools.here().connections[0]
-        connection.close()  # its calls are told in the next turn of the loop
-        mapped.kill()
-        closing.set()
-        gevent.sleep(0.05)
-        assert client.stats()["retries"] == 0
-        assert len(server.peers) == 1
+    server, client = scripted(script, Peer.echo)
+    results = client.map(1, numbers(5), window=5)
+    mapped = begin(next, results)
+    soon(lambda: len(server.lines) == 5)
+    connection = client._pools.here().connections[0]
+    connection.close()  # its calls are told in the next turn of the loop
+    mapped.kill()
+    closing.set()
+    gevent.sleep(0.05)
+    assert client.stats()["retries"] == 0
+    assert len(server.peers) == 1
 
 
-def test_closing_the_client_ends_the_stream(connect: Connect) -> None:
-    with fake_server(Peer.silence) as server:
-        client = connect(server.address)
-        mapped = begin(lambda: list(client.map(1, numbers(10), window=5)))
-        soon(lambda: len(server.lines) == 5)
-        client.close()
-        error = mapped.get()
-        assert isinstance(error, gtcp.GtcpError)
-        assert error.executed == "maybe"
+def test_closing_the_client_ends_the_stream(scripted: Scripted) -> None:
+    server, client = scripted(Peer.silence)
+    mapped = begin(lambda: list(client.map(1, numbers(10), window=5)))
+    soon(lambda: len(server.lines) == 5)
+    client.close()
+    error = mapped.get()
+    assert isinstance(error, gtcp.GtcpError)
+    assert error.executed == "maybe"
 
 
-def test_two_streams_side_by_side(connect: Connect) -> None:
-    with fake_server(unordered_echo) as server:
-        client = connect(server.address)
-        first = begin(lambda: list(client.map(1, numbers(100), window=10)))
-        second = begin(lambda: list(client.map(2, numbers(100), window=10)))
-        assert first.get() == second.get() == list(numbers(100))
+def test_a_window_of_nothing_is_refused(connect: Connect) -> None:
+    with pytest.raises(ValueError, match="window"):
+        connect("127.0.0.1").map(1, [], window=0)
 
 
 # Threads
@@ -514,24 +468,23 @@ def test_two_streams_side_by_side(connect: Connect) -> None:
 @pytest.mark.parametrize("window", [1, 8, 64])
 @pytest.mark.parametrize("taken", [1, 3, 20])
 def test_results_are_taken_in_the_thread_that_took_the_first(
-    connect: Connect, window: int, taken: int
+    scripted: Scripted, window: int, taken: int
 ) -> None:
-    with fake_server(Peer.echo) as server:
-        client = connect(server.address)
-        results = client.map(1, numbers(100), window=window)
-        assert [next(results)["n"] for _ in range(taken)] == list(range(taken))
-        error = elsewhere(lambda: next(results))
-        assert type(error) is gtcp.GtcpError
-        assert "in the thread" in str(error)
-        soon(lambda: client.stats()["in_flight"] == 0)
-        assert list(results) == [], "it has ended"
-        assert client.call(1, {"n": 7}) == {"n": 7}
+    _, client = scripted(Peer.echo)
+    results = client.map(1, numbers(100), window=window)
+    assert [next(results)["n"] for _ in range(taken)] == list(range(taken))
+    error = elsewhere(lambda: next(results))
+    assert type(error) is gtcp.GtcpError
+    assert "in the thread" in str(error)
+    soon(lambda: client.stats()["in_flight"] == 0)
+    assert list(results) == [], "it has ended"
+    assert client.call(1, {"n": 7}) == {"n": 7}
 
 
-def test_a_map_that_was_not_begun_may_be_begun_in_another_thread(connect: Connect) -> None:
-    with fake_server(Peer.echo) as server:
-        results = connect(server.address).map(1, numbers(100))
-        assert elsewhere(lambda: list(results)) == list(numbers(100))
+def test_a_map_that_was_not_begun_may_be_begun_in_another_thread(scripted: Scripted) -> None:
+    _, client = scripted(Peer.echo)
+    results = client.map(1, numbers(100))
+    assert elsewhere(lambda: list(results)) == list(numbers(100))
 
 
 def answers_the_first(count: int) -> Callable[[Peer], None]:
@@ -545,39 +498,35 @@ def answers_the_first(count: int) -> Callable[[Peer], None]:
 
 @pytest.mark.parametrize("end", ["close", "free", "next"])
 def test_a_map_that_ends_in_another_thread_is_cancelled_in_its_own(
-    connect: Connect, end: str
+    scripted: Scripted, end: str
 ) -> None:
-    with fake_server(answers_the_first(5)) as server:
-        client = connect(server.address)
-        held = [client.map(1, numbers(100), window=8)]
-        assert [next(held[0])["n"] for _ in range(5)] == list(range(5))
-        started = client.stats()["sent"]
-        assert started > 5
-        outcome = elsewhere(
-            {"close": lambda: held[0].close(), "free": held.clear, "next": lambda: next(held[0])}[
-                end
-            ]
-        )
-        assert (outcome is None) == (end != "next")
-        soon(lambda: client.stats()["in_flight"] == 0)
-        soon(lambda: len(server.lines) == 2 * started - 5)
-        cancelled = [each["params"]["id"] for each in server.lines if each["cmdid"] == 0]
-        assert sorted(cancelled) == [each["id"] for each in server.lines if each["cmdid"]][5:]
-        assert client.call(1, {"n": 0}) == {"n": 0}
+    server, client = scripted(answers_the_first(5))
+    held = [client.map(1, numbers(100), window=8)]
+    assert [next(held[0])["n"] for _ in range(5)] == list(range(5))
+    started = client.stats()["sent"]
+    assert started > 5
+    outcome = elsewhere(
+        {"close": lambda: held[0].close(), "free": held.clear, "next": lambda: next(held[0])}[end]
+    )
+    assert (outcome is None) == (end != "next")
+    soon(lambda: client.stats()["in_flight"] == 0)
+    soon(lambda: len(server.lines) == 2 * started - 5)
+    cancelled = [each["params"]["id"] for each in server.lines if each["cmdid"] == 0]
+    assert sorted(cancelled) == [each["id"] for each in server.lines if each["cmdid"]][5:]
+    assert client.call(1, {"n": 0}) == {"n": 0}
 
 
 @pytest.mark.parametrize("end", ["close", "free", "next"])
-def test_a_map_may_end_after_the_thread_that_began_it(connect: Connect, end: str) -> None:
-    with fake_server(answers_the_first(5)) as server:
-        client = connect(server.address)
-        held = [client.map(1, numbers(100), window=8)]
-        assert elsewhere(lambda: next(held[0])) == {"n": 0}
-        soon(lambda: client.stats()["connections"] == 0)
-        if end == "close":
-            held[0].close()
-        elif end == "free":
-            held.clear()
-        else:
-            with pytest.raises(gtcp.GtcpError, match="in the thread"):
-                next(held[0])
-        assert client.call(1, {"n": 0}) == {"n": 0}
+def test_a_map_may_end_after_the_thread_that_began_it(scripted: Scripted, end: str) -> None:
+    _, client = scripted(answers_the_first(5))
+    held = [client.map(1, numbers(100), window=8)]
+    assert elsewhere(lambda: next(held[0])) == {"n": 0}
+    soon(lambda: client.stats()["connections"] == 0)
+    if end == "close":
+        held[0].close()
+    elif end == "free":
+        held.clear()
+    else:
+        with pytest.raises(gtcp.GtcpError, match="in the thread"):
+            next(held[0])
+    assert client.call(1, {"n": 0}) == {"n": 0}

@@ -36,6 +36,13 @@ def basic_commands():
     return commands
 
 
+def gated():
+    """A command 1 that waits at a gate, and the gate."""
+    commands, gate = gtcp.Commands(), Gate()
+    commands.handler(1)(lambda request: gate.wait())
+    return commands, gate
+
+
 @pytest.fixture(scope="module")
 def echoing():
     with serving(basic_commands(), line_timeout=0.6) as running:
@@ -102,16 +109,12 @@ FATAL = {
 
 class TestBadFraming:
     @pytest.mark.parametrize("data", FATAL.values(), ids=FATAL.keys())
-    def test_gets_one_400_and_the_connection_is_closed(self, echoing, data):
+    def test_gets_one_400_behind_the_replies_to_what_stood_before_it(self, echoing, data):
         with echoing.line() as line:
             line.send(data)
             (reply,) = line.rest()
         assert reply["code"] == 400
         assert "id" not in reply
-        assert_alive(echoing)
-
-    @pytest.mark.parametrize("data", FATAL.values(), ids=FATAL.keys())
-    def test_what_stood_before_it_is_answered_and_what_follows_is_not(self, echoing, data):
         with echoing.line() as line:
             line.send(echo(1), echo(2, id=7), data, echo(3), echo(4, id=8))
             first, second, last = line.rest()
@@ -155,32 +158,17 @@ class TestBadFraming:
             eventually(lambda: not running.server.connections)
         assert ran == []
 
-    def test_a_tls_hello_gets_its_line_in_time(self, echoing):
-        hello = (
-            b"\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03" + bytes(range(11, 43)) + b"\x00" * 64
-        )
-        with echoing.line() as line:
-            line.send(hello)
-            (reply,) = line.rest()
-        assert reply["code"] == 400
-        assert_alive(echoing)
-
     def test_a_line_too_long_gets_413_and_the_rest_is_not_kept(self, echoing):
         size = 50_000_000
         with echoing.line() as line:
-            line.send(b'{"cmdid":1,"params":{"a":"')
+            line.send({"cmdid": 2, "params": {}}, echo(1), b'{"cmdid":1,"params":{"a":"')
             for _ in range(size // 1_000_000):
                 line.send(b"x" * 1_000_000)
-            (reply,) = line.rest()
+            *before, reply = line.rest()
+        assert [each["code"] for each in before] == [0, 0]
         assert reply["code"] == 413
         assert "1048576" in reply["message"]
         assert_alive(echoing)
-
-    def test_lines_before_one_too_long_are_answered(self, echoing):
-        with echoing.line() as line:
-            line.send({"cmdid": 2, "params": {}}, echo(1), b"x" * 1_100_000)
-            replies = line.rest()
-        assert [each["code"] for each in replies] == [0, 0, 413]
 
     def test_a_line_of_exactly_the_limit_is_taken(self):
         with serving(basic_commands(), max_line_bytes=100) as running, running.line() as line:
@@ -197,8 +185,7 @@ class TestBadFraming:
         assert "in time" in replies[1]["message"]
 
     def test_a_line_that_the_server_does_not_read_is_not_late(self):
-        commands, gate = gtcp.Commands(), Gate()
-        commands.handler(1)(lambda request: gate.wait())
+        commands, gate = gated()
         held_back = serving(commands, max_in_flight_per_connection=1, line_timeout=0.1)
         with held_back as running, running.line() as line:
             line.send(*[{"cmdid": 1}] * 3, b'{"cmdid":')
@@ -273,32 +260,21 @@ class TestRefusedRequest:
             assert line.ask(data.replace(b',"id":3', b""))["code"] == code
             assert line.ask(echo(1))["result"] == {"n": 1}
 
-    def test_keeps_its_turn_without_an_id(self, echoing):
+    def test_keeps_its_turn_without_an_id_and_gets_no_reply_when_none_is_wanted(self, echoing):
         with echoing.line() as line:
             line.send({"cmdid": 2}, {"cmdid": 4711}, {"cmdid": 1, "params": []}, echo(1))
-            assert [each["code"] for each in line.replies(4)] == [0, 404, 422, 0]
-
-    def test_gets_no_reply_when_none_is_wanted(self, echoing):
-        with echoing.line() as line:
             line.send({"cmdid": 4711, "oneway": True}, {"cmdid": 1, "params": 3, "oneway": True})
-            assert line.ask(echo(1))["result"] == {"n": 1}
+            line.send(echo(1))
+            assert [each["code"] for each in line.replies(5)] == [0, 404, 422, 0, 0]
 
 
 class TestLineEnds:
-    def test_crlf_is_taken_as_lf(self, echoing):
+    def test_and_keys_may_be_odd(self, echoing):
         with echoing.line() as line:
             line.send(b'{"cmdid":1,"params":{"n":1}}\r\n{"cmdid":1,"params":{"n":2}}\r\n')
-            assert [each["result"]["n"] for each in line.replies(2)] == [1, 2]
-
-    def test_digits_in_a_string_are_a_cmdid(self, echoing):
-        with echoing.line() as line:
-            assert line.ask(b'{"cmdid":"1","params":{"n":1}}\n')["result"] == {"n": 1}
-            assert line.ask(b'{"cmdid":"0001","params":{"n":1}}\n')["result"] == {"n": 1}
-
-    def test_unknown_keys_are_ignored(self, echoing):
-        with echoing.line() as line:
-            odd = {"": 5, "_batch": 1, "_command": 2, "é\n": [1], **echo(1)}
-            assert line.ask(odd)["result"] == {"n": 1}
+            line.send(b'{"cmdid":"1","params":{"n":3}}\n{"cmdid":"0001","params":{"n":4}}\n')
+            line.send({"": 5, "_batch": 1, "_command": 2, "é\n": [1], **echo(5)})
+            assert [each["result"]["n"] for each in line.replies(5)] == [1, 2, 3, 4, 5]
 
     def test_bytes_may_trickle_in(self, echoing):
         with echoing.line() as line:
@@ -547,18 +523,6 @@ class TestReplies:
         assert [each["code"] for each in replies] == [0, 500, 0, 500]
         assert [len(each.get("result", "")) for each in replies] == [10, 0, 900, 0]
 
-    def test_are_what_the_handler_returned_at_that_moment(self):
-        commands, state = gtcp.Commands(), {"n": 0}
-
-        @commands.handler(1)
-        def count(request):
-            state["n"] += 1
-            return {"n": state["n"]}
-
-        with serving(commands) as running, running.line() as line:
-            line.send(*[{"cmdid": 1}] * 5)
-            assert [each["result"]["n"] for each in line.replies(5)] == [1, 2, 3, 4, 5]
-
     @pytest.mark.parametrize("with_id", [True, False])
     def test_are_not_changed_by_what_comes_later(self, with_id):
         commands, state = gtcp.Commands(), {"n": 0}
@@ -587,25 +551,19 @@ class TestReplies:
 class TestAncestorsClient:
     """Written in 2015: sends a line, calls recv(1024)."""
 
-    def hello(self, running, count):
-        with running.line() as line:
-            for number in range(count):
+    def test_one_by_one_over_one_connection(self, echoing):
+        with echoing.line() as line:
+            for number in range(200):
                 request = {"cmdid": 1, "timestamp": 1437000000, "params": {"n": number}}
                 line.sock.sendall((json.dumps(request) + "\n").encode())
                 assert json.loads(line.sock.recv(1024)) == {"code": 0, "result": {"n": number}}
 
-    def test_one_by_one_over_one_connection(self, echoing):
-        self.hello(echoing, 200)
-
     def test_pipelined(self, echoing):
-        with echoing.line() as line:
-            line.send(*[echo(n, timestamp=1437000000) for n in range(5000)])
-            assert [each["result"]["n"] for each in line.replies(5000)] == list(range(5000))
-
-    def test_pipelined_to_a_handler_that_waits(self, echoing):
-        with echoing.line() as line:
-            line.send(*[{"cmdid": 2 - n % 2, "params": {"n": n}} for n in range(300)])
-            assert [each["result"]["n"] for each in line.replies(300)] == list(range(300))
+        for count, cmdids in ((5000, (1, 1)), (300, (1, 2))):  # the second one waits
+            with echoing.line() as line:
+                requests = [{"cmdid": cmdids[n % 2], "params": {"n": n}} for n in range(count)]
+                line.send(*[{**each, "timestamp": 1437000000} for each in requests])
+                assert [each["result"]["n"] for each in line.replies(count)] == list(range(count))
 
 
 def memory_of(pid):
@@ -682,8 +640,7 @@ class TestIdle:
             assert 0 < gone[1] < 50
 
     def test_time_of_a_call_does_not_count(self):
-        commands, gate = gtcp.Commands(), Gate()
-        commands.handler(1)(lambda request: gate.wait())
+        commands, gate = gated()
         with serving(commands, idle_timeout=0.8) as running, running.line() as line:
             line.send({"cmdid": 1, "id": 1})
             eventually(lambda: gate.waiting)
@@ -699,8 +656,7 @@ class TestInFlight:
         "limits", [{"max_in_flight": 3}, {"max_in_flight_per_connection": 3}], ids=str
     )
     def test_calls_beyond_the_limit_are_refused_at_once(self, limits):
-        commands, gate = gtcp.Commands(), Gate()
-        commands.handler(1)(lambda request: gate.wait())
+        commands, gate = gated()
         with serving(commands, **limits) as running, running.line() as line:
             line.send(*[{"cmdid": 1, "id": n} for n in range(5)])
             refused = line.replies(2)
@@ -711,8 +667,7 @@ class TestInFlight:
             assert line.ask({"cmdid": 1, "id": 9})["code"] == 0
 
     def test_limit_of_one_connection_is_not_that_of_another(self):
-        commands, gate = gtcp.Commands(), Gate()
-        commands.handler(1)(lambda request: gate.wait())
+        commands, gate = gated()
         server = serving(commands, max_in_flight_per_connection=1)
         with server as running, running.line() as line, running.line() as other:
             line.send({"cmdid": 1, "id": 1})
@@ -733,8 +688,7 @@ class TestInFlight:
         ids=["many", "large ones"],
     )
     def test_while_these_wait_for_their_turn_nothing_is_read(self, limits):
-        commands, gate = gtcp.Commands(), Gate()
-        commands.handler(1)(lambda request: gate.wait())
+        commands, gate = gated()
         server = serving(commands, **limits)
         with server as running, running.line() as line:
             line.sock.setblocking(False)
@@ -767,6 +721,7 @@ class TestInFlight:
     ("said", "told"),
     [
         (b"\x16\x03\x01\x02\x00\x01\x00\x0a\x0d\n", "TLS is not spoken here"),
+        (b"\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03" + bytes(11), "TLS is not spoken here"),
         (b"PROXY TCP4 10.0.0.1 10.0.0.2 1 2\r\n" + b'{"cmdid":0}\n', "not taken from this address"),
         (b"\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c" + bytes(12), "not taken from this address"),
     ],
@@ -786,26 +741,23 @@ class TestHalfClose:
             line.finish()
             assert [each["result"]["n"] for each in line.rest()] == list(range(6))
 
-    def test_grace_passes_and_nothing_more_is_run(self):
-        commands, gate, ran = gtcp.Commands(), Gate(), []
-        commands.handler(1)(lambda request: gate.wait())
+    @pytest.mark.parametrize(("grace", "more"), [(0.05, {}), (60, {"id": 1})])
+    def test_grace_passes_or_nobody_waits_and_nothing_more_is_run(self, grace, more):
+        """A call with an id is cancelled at once."""
+        commands, gate = gated()
+        ran = []
         commands.handler(2)(lambda request: ran.append(1))
-        with serving(commands, half_close_grace=0.05) as running, running.line() as line:
-            line.send({"cmdid": 1}, {"cmdid": 1}, {"cmdid": 2})
+        with serving(commands, half_close_grace=grace) as running, running.line() as line:
+            line.send({"cmdid": 1, **more})
+            eventually(lambda: gate.waiting)
+            if not more:
+                line.send({"cmdid": 1}, {"cmdid": 2})
             line.finish()
-            assert [each["code"] for each in line.rest()] == [408]
+            assert [(each.get("id"), each["code"]) for each in line.rest()] == [
+                (more.get("id"), 408)
+            ]
             eventually(lambda: not running.server.connections and not running.server.in_flight)
         assert (gate.stopped, ran) == (1, [])
-
-    def test_calls_with_an_id_are_cancelled(self):
-        commands, gate = gtcp.Commands(), Gate()
-        commands.handler(1)(lambda request: gate.wait())
-        with serving(commands, half_close_grace=60) as running, running.line() as line:
-            line.send({"cmdid": 1, "id": 1})
-            eventually(lambda: gate.waiting)
-            line.finish()
-            assert [(each["id"], each["code"]) for each in line.rest()] == [(1, 408)]
-            assert gate.stopped == 1
 
 
 def test_peer_that_resets_is_forgotten(echoing):

@@ -5,6 +5,8 @@ import logging
 import sys
 import threading
 import unicodedata
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -40,6 +42,24 @@ def logger_class(name: str, **attributes: object) -> type[BaseLogger]:
     return type(name, (BaseLogger,), {"logger_format_console": None, **attributes})
 
 
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where `pay` logs to."""
+    return tmp_path / "pay.log"
+
+
+@pytest.fixture
+def pay(path: Path) -> Callable[..., BaseLogger]:
+    """Make a logger that writes messages to ``path``."""
+
+    def make(**attributes: object) -> BaseLogger:
+        return logger_class(
+            "Pay", **{"logger_path": path, "logger_format_file": "%(message)s", **attributes}
+        )()
+
+    return make
+
+
 def record_of(message: str, *args: object, exc_info: object = None) -> logging.LogRecord:
     return logging.LogRecord("pay", logging.INFO, __file__, 1, message, args, exc_info)  # type: ignore[arg-type]
 
@@ -64,26 +84,20 @@ def test_two_loggers_with_different_files_do_not_mix(tmp_path):
     assert "paid" not in (tmp_path / "buy.log").read_text()
 
 
-def test_a_class_instantiated_twice_logs_once(tmp_path):
-    pay = logger_class("Pay", logger_path=tmp_path / "pay.log")
-    pay().info("one")
-    pay().info("two")
-    assert len((tmp_path / "pay.log").read_text().splitlines()) == 2
-
-
-def test_a_class_instantiated_by_many_threads_logs_once(tmp_path):
-    pay = logger_class("Pay", logger_path=tmp_path / "pay.log")
+def test_a_class_instantiated_by_many_threads_logs_once(path):
+    pay = logger_class("Pay", logger_path=path)
     barrier = threading.Barrier(8)
 
     def instantiate():
         barrier.wait()
-        pay()
+        pay().info("one")
 
     threads = [threading.Thread(target=instantiate) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    assert len(path.read_text().splitlines()) == 8
     assert len(pay().logger.handlers) == 1
 
 
@@ -111,32 +125,23 @@ def test_without_a_name_each_class_has_a_logger_of_its_own():
     assert first.logger.name == f"{__name__}.First"
 
 
-def test_own_handlers_keep_records_from_the_root_logger(tmp_path):
+def test_only_without_own_handlers_records_go_to_the_root_logger(tmp_path, caplog):
     assert not logger_class("File", logger_path=tmp_path / "x.log")().logger.propagate
     assert not logger_class("Console", logger_format_console="%(message)s")().logger.propagate
-
-
-def test_without_own_handlers_records_go_to_the_root_logger(caplog):
     logger_class("Plain", logger_name="plain")().info("hello")
     assert caplog.record_tuples == [("plain", logging.INFO, "hello")]
 
 
-def test_the_console_is_stderr_in_the_format_given(capsys):
-    logger = logger_class("Pay", logger_name="pay", logger_format_console="%(name)s|%(message)s")()
+def test_file_and_console_each_have_their_format(pay, path, capsys):
+    logger = pay(
+        logger_name="pay",
+        logger_format_file="file %(message)s",
+        logger_format_console="%(name)s|%(message)s",
+    )
     logger.info("%s paid %d", "Ann", 3)
+    assert path.read_text() == "file Ann paid 3\n"
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "pay|Ann paid 3\n")
-
-
-def test_file_and_console_each_have_their_format(tmp_path, capsys):
-    logger_class(
-        "Pay",
-        logger_path=tmp_path / "pay.log",
-        logger_format_file="file %(message)s",
-        logger_format_console="console %(message)s",
-    )().info("paid")
-    assert (tmp_path / "pay.log").read_text() == "file paid\n"
-    assert capsys.readouterr().err == "console paid\n"
 
 
 def test_the_base_class_logs_to_the_console_and_no_file(tmp_path, monkeypatch, capsys):
@@ -147,33 +152,23 @@ def test_the_base_class_logs_to_the_console_and_no_file(tmp_path, monkeypatch, c
 
 
 @pytest.mark.parametrize("level", [logging.WARNING, "warning", "WARNING"])
-def test_what_is_below_the_level_is_not_logged(tmp_path, level):
-    logger = logger_class(
-        "Pay",
-        logger_path=tmp_path / "pay.log",
-        logger_level=level,
-        logger_format_file="%(levelname)s %(message)s",
-    )()
+def test_what_is_below_the_level_is_not_logged(pay, path, level):
+    logger = pay(logger_level=level, logger_format_file="%(levelname)s %(message)s")
     for method in ("debug", "info", "warning", "warn", "error", "critical"):
         getattr(logger, method)(method)
-    assert (tmp_path / "pay.log").read_text().splitlines() == [
-        "WARNING warning",
-        "WARNING warn",
-        "ERROR error",
-        "CRITICAL critical",
-    ]
+    expected = ["WARNING warning", "WARNING warn", "ERROR error", "CRITICAL critical"]
+    assert path.read_text().splitlines() == expected
 
 
 def test_an_unknown_level_is_refused():
-    with pytest.raises(ValueError, match="expected a log level such as 'info', got 'loud'"):
-        logger_class("Pay", logger_level="loud")()
+    for refuse in (logger_class("Pay", logger_level="loud"), lambda: configure("loud")):
+        with pytest.raises(ValueError, match="expected a log level such as 'info', got 'loud'"):
+            refuse()
 
 
 def test_a_record_names_the_line_that_logged_it(tmp_path):
     logger_class(
-        "Pay",
-        logger_path=tmp_path / "pay.log",
-        logger_format_file="%(filename)s %(funcName)s",
+        "Pay", logger_path=tmp_path / "pay.log", logger_format_file="%(filename)s %(funcName)s"
     )().info("x")
     here = "test_logger.py test_a_record_names_the_line_that_logged_it\n"
     assert (tmp_path / "pay.log").read_text() == here
@@ -190,32 +185,14 @@ def test_exception_logs_the_traceback_and_takes_the_exception_as_its_message(tmp
     assert text.endswith("\n  KeyError: 'who'\n")
 
 
-def test_a_method_can_be_overridden(tmp_path):
-    class Loud(BaseLogger):
-        logger_path = tmp_path / "loud.log"
-        logger_format_file = "%(message)s"
-        logger_format_console = None
-
-        def info(self, message):
-            super().info(f"{message}!")
-
-    Loud().info("hello")
-    assert (tmp_path / "loud.log").read_text() == "hello!\n"
-
-
-def test_a_file_moved_by_logrotate_is_opened_anew(tmp_path):
-    path = tmp_path / "pay.log"
-    logger = logger_class("Pay", logger_path=path, logger_format_file="%(message)s")()
+def test_a_file_is_made_when_something_is_logged_and_again_after_logrotate(pay, path, tmp_path):
+    logger = pay()
+    assert list(tmp_path.iterdir()) == []
     logger.info("old")
     path.rename(tmp_path / "pay.log.1")
     logger.info("new")
     assert (tmp_path / "pay.log.1").read_text() == "old\n"
     assert path.read_text() == "new\n"
-
-
-def test_a_file_is_not_made_before_something_is_logged(tmp_path):
-    logger_class("Pay", logger_path=tmp_path / "pay.log")()
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_relative_path_stays_where_it_was_when_the_directory_changes(tmp_path, monkeypatch):
@@ -240,13 +217,10 @@ def test_a_missing_directory_is_refused_until_it_is_there(tmp_path):
 # What peers sent.
 
 
-def test_a_message_cannot_forge_a_line_or_drive_a_terminal(tmp_path):
-    logger = logger_class(
-        "Pay", logger_path=tmp_path / "pay.log", logger_format_file="%(message)s"
-    )()
-    logger.info("from %s", "a\nINFO forged\r\x1b[2J\x00\x85\u2028\u202e\ud800")
+def test_a_message_cannot_forge_a_line_or_drive_a_terminal(pay, path):
+    pay().info("from %s", "a\nINFO forged\r\x1b[2J\x00\x85\u2028\u202e\ud800")
     line = r"from a\nINFO forged\r\x1b[2J\x00\x85\u2028\u202e\ud800"
-    assert (tmp_path / "pay.log").read_bytes() == line.encode() + b"\n"
+    assert path.read_bytes() == line.encode() + b"\n"
 
 
 def test_letters_of_any_language_stay_as_they_are():
@@ -318,13 +292,10 @@ def test_a_traceback_is_escaped_though_another_handler_formatted_it_before():
     logging.Formatter().format(record)
     assert "\x1b" in record.exc_text
     assert "\x1b" not in EscapingFormatter().format(record)
-
-
-def test_a_traceback_that_came_as_text_is_escaped():
-    record = record_of("failed")
-    record.exc_text, record.stack_info = "Traceback\n\x1b", "Stack\n\x1b"
-    text = EscapingFormatter().format(record)
-    assert text == "failed\n  Traceback\n  \\x1b\n  Stack\n  \\x1b"
+    text = record_of("failed")
+    text.exc_text, text.stack_info = "Traceback\n\x1b", "Stack\n\x1b"
+    formatted = EscapingFormatter().format(text)
+    assert formatted == "failed\n  Traceback\n  \\x1b\n  Stack\n  \\x1b"
 
 
 def test_a_long_traceback_is_cut_and_says_so():
@@ -348,9 +319,9 @@ def test_a_message_that_cannot_be_formatted_does_not_break_the_program(capsys):
 # The gtcp command's logging.
 
 
-def test_configure_sends_the_gtcp_loggers_to_stderr_once(capsys):
-    configure("info")
-    configure("info")
+def test_configure_sends_the_gtcp_loggers_to_stderr_once_at_the_last_level(capsys):
+    for level in ("error", "DEBUG", "info"):
+        configure(level)
     logging.getLogger(SERVER).info("started\n")
     logging.getLogger(ACCESS).info("10000")
     logging.getLogger(SERVER).debug("not this")
@@ -359,15 +330,3 @@ def test_configure_sends_the_gtcp_loggers_to_stderr_once(capsys):
         r"gtcp.server: started\n",
         "gtcp.access: 10000",
     ]
-
-
-def test_configure_again_changes_the_level(capsys):
-    configure("error")
-    configure("DEBUG")
-    logging.getLogger(SERVER).debug("now")
-    assert "now" in capsys.readouterr().err
-
-
-def test_configure_refuses_an_unknown_level():
-    with pytest.raises(ValueError, match="expected a log level such as 'info', got 'loud'"):
-        configure("loud")

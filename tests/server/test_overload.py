@@ -147,42 +147,26 @@ class TestCallsThatEnd:
 
         return commands
 
-    def test_when_they_were_cancelled_in_the_same_breath(self):
+    @pytest.mark.parametrize("late", [True, False])
+    def test_when_their_deadline_has_passed_or_they_were_cancelled_in_the_same_breath(self, late):
         limit = 20
-        with (
-            serving(self.commands(), max_in_flight_per_connection=limit) as running,
-            running.line() as line,
-        ):
-            line.send(*[{"cmdid": 1, "id": n} for n in range(limit)])
+        server = serving(self.commands(), max_in_flight_per_connection=limit)
+        with server as running, running.line() as line:
+            more = {"timeout": 50} if late else {}
+            line.send(*[{"cmdid": 1, "id": n, **more} for n in range(limit)])
             eventually(lambda: running.server.in_flight == limit)
-            cancel = [
-                {"cmdid": 0, "oneway": True, "params": {"op": "cancel", "id": n}}
-                for n in range(limit)
-            ]
-            line.send(*cancel, *[{"cmdid": 2, "id": 100 + n} for n in range(limit)])
-            replies = line.replies(2 * limit)
-        codes = {each["id"]: each["code"] for each in replies}
-        assert [codes[100 + n] for n in range(limit)] == [0] * limit
-
-    def test_when_their_deadline_has_passed(self):
-        limit = 20
-        with (
-            serving(self.commands(), max_in_flight_per_connection=limit) as running,
-            running.line() as line,
-        ):
-            line.send(*[{"cmdid": 1, "id": n, "timeout": 50} for n in range(limit)])
-            eventually(lambda: running.server.in_flight == limit)
-            time.sleep(0.06)
-            line.send(*[{"cmdid": 2, "id": 100 + n} for n in range(limit)])
+            cancel = {"cmdid": 0, "oneway": True}
+            cancels = [{**cancel, "params": {"op": "cancel", "id": n}} for n in range(limit)]
+            if late:
+                time.sleep(0.06)
+                cancels = []
+            line.send(*cancels, *[{"cmdid": 2, "id": 100 + n} for n in range(limit)])
             codes = {each["id"]: each["code"] for each in line.replies(2 * limit)}
         assert [codes[100 + n] for n in range(limit)] == [0] * limit
         assert [codes[n] for n in range(limit)] == [408] * limit
 
     def test_but_count_in_the_process_until_they_have_ended(self):
-        with (
-            serving(self.commands(), max_in_flight=5) as running,
-            running.line() as line,
-        ):
+        with serving(self.commands(), max_in_flight=5) as running, running.line() as line:
             line.send(*[{"cmdid": 1, "id": n, "timeout": 50} for n in range(5)])
             eventually(lambda: running.server.in_flight == 5)
             time.sleep(0.06)

@@ -6,7 +6,7 @@ import socket
 import struct
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from time import monotonic
 
@@ -44,6 +44,13 @@ class Computing:
         line.send({"cmdid": 1, "id": "busy"})
         time.sleep(0.03)
 
+    @contextmanager
+    def beside(self):
+        """A server, a connection, and another one that keeps the server busy."""
+        with serving(self.commands) as running, running.line() as line, running.line() as busy:
+            self.busy(busy)
+            yield running, line, busy
+
 
 @pytest.fixture
 def computing(monkeypatch: pytest.MonkeyPatch) -> Computing:
@@ -59,8 +66,7 @@ def work(n: int, **others) -> dict:
 
 
 def test_what_would_be_too_late_is_refused_before_its_turn(computing):
-    with serving(computing.commands) as running, running.line() as line, running.line() as busy:
-        computing.busy(busy)
+    with computing.beside() as (_, line, _):
         line.send(*[work(n, id=n, timeout=400) for n in range(60)])
         replies = line.replies(60)
     refused = [each for each in replies if each["code"] == 429]
@@ -90,40 +96,23 @@ def test_what_comes_while_others_wait_is_refused_at_once(computing):
     assert not {98, 99} & set(computing.ran)
 
 
-def test_without_an_id_the_refusal_comes_in_its_turn(computing):
-    with serving(computing.commands) as running, running.line() as line, running.line() as busy:
-        computing.busy(busy)
+def test_a_notification_that_would_be_too_late_is_dropped_without_an_id_it_is_told_in_turn(
+    computing,
+):
+    with computing.beside() as (_, line, _):
         line.send(*[work(n) for n in range(20)])
-        eventually(lambda: computing.ran)
-        line.send(work(20, timeout=1), work(21))
-        replies = line.replies(22)
+        eventually(lambda: len(computing.ran) > 5)
+        line.send(work(20, timeout=1), work(30, oneway=True, timeout=200))
+        line.send(work(31, oneway=True), work(21))
+        line.finish()  # who has said all and waits gets all replies
+        replies = line.rest()
     assert [each.get("result") for each in replies] == [*range(20), None, 21]
     assert replies[20]["code"] == 408
-
-
-def test_what_is_late_already_is_told_so(computing):
-    with serving(computing.commands) as running, running.line() as line, running.line() as busy:
-        computing.busy(busy)
-        line.send(*[work(n, id=n, timeout=30) for n in range(5)])
-        replies = line.replies(5)
-    assert {each["code"] for each in replies} == {408}
-    assert not computing.ran
-
-
-def test_a_notification_that_would_be_too_late_is_dropped(computing):
-    with serving(computing.commands) as running, running.line() as line, running.line() as busy:
-        computing.busy(busy)
-        line.send(*[work(n, id=n) for n in range(30)])
-        eventually(lambda: len(computing.ran) > 5)
-        line.send(work(30, oneway=True, timeout=200), work(31, oneway=True))
-        assert len(line.replies(30)) == 30
-        line.ask(PING)
-    assert computing.ran == [*range(30), 31]
+    assert computing.ran == [*range(20), 31, 21]
 
 
 def test_params_of_what_is_refused_are_not_decoded_and_what_is_no_request_keeps_its_turn(computing):
-    with serving(computing.commands) as running, running.line() as line, running.line() as busy:
-        computing.busy(busy)
+    with computing.beside() as (_, line, _):
         line.send(*[work(n, id=n) for n in range(30)])
         eventually(lambda: len(computing.ran) > 5)
         line.send(
@@ -137,14 +126,6 @@ def test_params_of_what_is_refused_are_not_decoded_and_what_is_no_request_keeps_
     assert codes[31] == 404
     assert replies[-1]["code"] == 400
     assert [each["id"] for each in replies if each["code"] == 0] == list(range(30))
-
-
-def test_who_has_said_all_and_waits_gets_all_replies(computing):
-    with serving(computing.commands) as running, running.line() as line, running.line() as busy:
-        computing.busy(busy)
-        line.send(*[work(n) for n in range(10)])
-        line.finish()
-        assert [each["result"] for each in line.rest()] == list(range(10))
 
 
 def test_of_who_has_gone_nothing_is_run_any_more(computing):
@@ -209,8 +190,7 @@ def test_a_line_that_ends_the_stream_does_so_in_its_turn(computing, bad, hangs_u
 
 def test_behind_an_unknown_command_it_is_as_elsewhere(computing):
     unknown = {"cmdid": 77, "id": "unknown", "timeout": 400}
-    with serving(computing.commands) as running, running.line() as line, running.line() as busy:
-        computing.busy(busy)
+    with computing.beside() as (_, line, busy):
         line.send(unknown, *[work(n, id=n, timeout=400) for n in range(60)])
         replies = line.replies(61)
         keep_busy(busy)
@@ -232,15 +212,16 @@ def test_what_is_quick_is_run_though_its_caller_has_hung_up(computing):
         assert [each["id"] for each in line.rest()] == list(range(1000))
 
 
-def test_who_has_gone_is_noticed_before_what_it_has_sent_has_its_turn(computing, gate):
+@pytest.mark.parametrize("last", [(), (b"nonsense\n",)], ids=["requests", "nonsense"])
+def test_who_has_gone_is_noticed_before_what_it_has_sent_has_its_turn(computing, gate, last):
     with serving(computing.commands) as running, running.line() as line, running.line() as busy:
         line.send({"cmdid": 3, "id": "in flight"})
         eventually(lambda: gate.waiting)
         keep_busy(busy)
-        line.send(*[work(n) for n in range(100, 130)])
+        line.send(*[work(n) for n in range(100, 130)], *last)
         line.finish()
         eventually(lambda: gate.stopped)
-        assert 129 not in computing.ran
+        assert last or 129 not in computing.ran
         line.rest()
 
 
@@ -308,14 +289,6 @@ def test_of_what_comes_together_the_small_is_served_first(computing):
     assert ran[3:] == list(range(1000))
 
 
-def test_what_waits_is_not_taken_for_idle(computing):
-    with serving(computing.commands, idle_timeout=0.2) as running, running.line() as line:
-        line.send(*[work(n) for n in range(30)])
-        began = monotonic()
-        assert [each["code"] for each in line.replies(30)] == [0] * 30
-        assert monotonic() - began > 0.5
-
-
 def test_an_error_of_our_own_costs_the_connection_whose_turn_it_is(computing, monkeypatch):
     read = RequestReader.requests
 
@@ -354,16 +327,6 @@ def gate(computing) -> Gate:
     return gate
 
 
-def test_who_has_gone_is_noticed_behind_what_can_not_be_read(computing, gate):
-    with serving(computing.commands) as running, running.line() as line, running.line() as busy:
-        line.send({"cmdid": 3, "id": "in flight"})
-        eventually(lambda: gate.waiting)
-        keep_busy(busy)
-        line.send(*[work(n, id=n) for n in range(100, 105)], b"nonsense\n")
-        line.finish()
-        eventually(lambda: gate.stopped)
-
-
 def test_who_has_gone_is_noticed_by_a_server_that_goes(computing, gate):
     server = gtcp.Server(gtcp.Settings(port=0))
     server.include(computing.commands)
@@ -390,13 +353,6 @@ def test_a_line_that_is_too_long_is_told_of_before_the_end_of_the_stream(computi
         line.send(work(99), b"x" * 2000)
         line.finish()
         assert [each["code"] for each in line.rest()] == [0, 413]
-
-
-def test_who_speaks_tls_is_told_that_it_is_not_spoken_here(computing):
-    with serving(computing.commands) as running, running.line() as line, running.line() as busy:
-        keep_busy(busy)
-        line.send(b"\x16\x03\x01\x00\x50" + b"x" * 80)
-        assert line.reply()["message"] == "TLS is not spoken here"
 
 
 def test_who_has_waited_for_long_is_not_idle_when_it_is_served(computing):

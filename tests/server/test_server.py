@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import time
+from contextlib import contextmanager
 
 import gevent
 import pytest
@@ -50,6 +51,18 @@ def fast(n, **more):
     return {"cmdid": 2, "params": {"n": n}, **more}
 
 
+@contextmanager
+def draining(*requests):
+    """A server that has begun to drain while these requests of a connection wait."""
+    commands, gate = gated()
+    with serving(commands) as running, running.line() as line:
+        line.send(*requests)
+        eventually(lambda: gate.waiting)
+        running.start_stopping()
+        running.wait_until_leaving()
+        yield running, line, gate
+
+
 class TestDrain:
     def test_tells_idle_connections_and_closes_them(self):
         commands, _ = gated()
@@ -75,12 +88,7 @@ class TestDrain:
             running.join()
 
     def test_answers_late_requests_with_an_id_at_once(self):
-        commands, gate = gated()
-        with serving(commands) as running, running.line() as line:
-            line.send(wait(1, id=1))
-            eventually(lambda: gate.waiting)
-            running.start_stopping()
-            running.wait_until_leaving()
+        with draining(wait(1, id=1)) as (_, line, gate):
             line.send(fast(2, id=2), fast(3), {"cmdid": 99, "id": 4}, fast(5, id=5, oneway=True))
             line.send(fast(6, id="six"))
             refused = line.replies(3)
@@ -91,36 +99,21 @@ class TestDrain:
             assert line.rest() == [{"code": 0, "result": 1, "id": 1}, GOODBYE]
 
     def test_answers_late_requests_behind_one_without_an_id(self):
-        commands, gate = gated()
-        with serving(commands) as running, running.line() as line:
-            line.send(wait(1), fast(2), fast(3))
-            eventually(lambda: gate.waiting)
-            running.start_stopping()
-            running.wait_until_leaving()
+        with draining(wait(1), fast(2), fast(3)) as (_, line, gate):
             assert line.ask(fast(4, id=4)) == {**GOODBYE, "id": 4}
             gate.open()
             # 2 and 3 waited for their turn: they did not run, as the goodbye says.
             assert line.rest() == [{"code": 0, "result": 1}, GOODBYE]
 
     def test_still_hears_a_cancellation(self):
-        commands, gate = gated()
-        with serving(commands) as running, running.line() as line:
-            line.send(wait(1, id=1))
-            eventually(lambda: gate.waiting)
-            running.start_stopping()
-            running.wait_until_leaving()
+        with draining(wait(1, id=1)) as (running, line, _):
             line.send({"cmdid": 0, "params": {"op": "cancel", "id": 1}, "oneway": True})
             first, last = line.rest()
             assert (first["id"], first["code"], last) == (1, 408, GOODBYE)
             running.join()
 
     def test_hears_nothing_after_what_cannot_be_read(self):
-        commands, gate = gated()
-        with serving(commands) as running, running.line() as line:
-            line.send(wait(1, id=1))
-            eventually(lambda: gate.waiting)
-            running.start_stopping()
-            running.wait_until_leaving()
+        with draining(wait(1, id=1)) as (_, line, gate):
             line.send(fast(2, id=2), b"garbage\n", fast(3, id=3))
             line.send(fast(4, id=4))
             assert line.reply() == {**GOODBYE, "id": 2}
@@ -128,13 +121,8 @@ class TestDrain:
             assert line.rest() == [{"code": 0, "result": 1, "id": 1}, GOODBYE]
 
     def test_refuses_new_connections(self):
-        commands, gate = gated()
-        with serving(commands) as running, running.line() as line:
-            address = running.address
-            line.send(wait(1))
-            eventually(lambda: gate.waiting)
-            running.start_stopping()
-            running.wait_until_leaving()
+        with draining(wait(1)) as (_, line, gate):
+            address = of_peer(line.sock.getpeername())
             with pytest.raises(ConnectionRefusedError):
                 Line(address)
             gate.open()
@@ -156,26 +144,21 @@ class TestDrain:
                 assert each.rest() == [GOODBYE]
                 each.close()
 
-    def test_that_takes_too_long_is_cut_with_a_reset(self):
+    @pytest.mark.parametrize(("setting", "timeout"), [(0.05, None), (30, 0)])
+    def test_that_takes_too_long_resets_what_is_in_flight_and_tells_the_rest(
+        self, setting, timeout
+    ):
         commands, gate = gated()
-        with serving(commands, graceful_timeout=0.05) as running, running.line() as line:
+        server = serving(commands, graceful_timeout=setting)
+        with server as running, running.line() as line, running.line() as idle:
             line.send(wait(1, id=1))
-            eventually(lambda: gate.waiting)
-            running.stop()
-            with pytest.raises(ConnectionResetError):
-                line.rest()
-            assert gate.stopped == 1
-
-    def test_of_no_time_resets_what_is_in_flight_and_tells_the_rest(self):
-        commands, gate = gated()
-        with serving(commands) as running, running.line() as line, running.line() as idle:
-            line.send(wait(1))
             assert idle.ask(fast(1))["code"] == 0
             eventually(lambda: gate.waiting)
-            running.stop(0)
+            running.stop(timeout)
             with pytest.raises(ConnectionResetError):
                 line.rest()
             assert idle.rest() == [GOODBYE]
+            assert gate.stopped == 1
 
     def test_ends_though_a_handler_ignores_it(self):
         commands, gate = gated()
@@ -206,13 +189,8 @@ class TestDrain:
             assert ran == [1]
 
     def test_may_be_asked_for_twice(self):
-        commands, gate = gated()
-        with serving(commands) as running, running.line() as line:
-            line.send(wait(1, id=1))
-            eventually(lambda: gate.waiting)
+        with draining(wait(1, id=1)) as (running, _, gate):
             running.start_stopping()
-            running.start_stopping()
-            running.wait_until_leaving()
             running.start_stopping(0)  # cuts the first two short
             running.join()
             assert gate.stopped == 1
@@ -246,6 +224,9 @@ class TestStart:
             host, port = running.server.addresses[0].split(":")
             assert host == "127.0.0.1"
             assert int(port) > 0
+            assert running.server.describe() == (
+                f"gtcp: listening on {running.address}, 3 commands, pid {os.getpid()}"
+            )
         assert running.server.addresses == []
 
     def test_listens_on_several_addresses_at_once(self, tmp_path):
@@ -274,16 +255,15 @@ class TestStart:
             assert other.addresses == []
             assert len(other.connections) == 0
 
-    def test_twice_is_refused(self):
-        with serving(gated()[0]) as running, pytest.raises(RuntimeError, match="started already"):
-            running.run(running.server.start)
-
-    def test_fixes_the_commands(self):
+    def test_twice_is_refused_and_so_are_more_commands(self):
         with serving(gated()[0]) as running:
-            with pytest.raises(RuntimeError, match="started already"):
-                running.server.handler(9)(lambda request: None)
-            with pytest.raises(RuntimeError, match="started already"):
-                running.server.include(gated()[0])
+            for late in (
+                lambda: running.run(running.server.start),
+                lambda: running.server.handler(9)(lambda request: None),
+                lambda: running.server.include(gated()[0]),
+            ):
+                with pytest.raises(RuntimeError, match="started already"):
+                    late()
 
     def test_again_after_a_stop_serves_again(self):
         server = gtcp.Server(gtcp.Settings(port=0))
@@ -317,12 +297,6 @@ class TestStart:
         with pytest.raises(TypeError, match="GtcpWorker"):
             gtcp.Server(gtcp.Settings())({}, None)
 
-    def test_says_what_listens_where(self):
-        with serving(gated()[0]) as running:
-            assert running.server.describe() == (
-                f"gtcp: listening on {running.address}, 3 commands, pid {os.getpid()}"
-            )
-
 
 class TestConnections:
     def test_are_seen_with_what_they_did(self):
@@ -350,16 +324,14 @@ class TestConnections:
             eventually(lambda: running.server.in_flight == 0)
             assert running.server.handled == 4
 
-    def test_of_a_unix_socket_have_no_name(self, tmp_path):
-        with serving(gated()[0], bind=(f"unix:{tmp_path}/s",)) as running, running.line() as line:
-            line.ask(fast(1))
-            assert [each.address for each in running.server.connections] == ["unix:"]
-
-    def test_of_ipv6_are_in_brackets(self):
-        with serving(gated()[0], bind=("[::1]:0",)) as running, running.line() as line:
-            line.ask(fast(1))
-            (connection,) = running.server.connections
-            assert connection.address == of_peer(line.sock.getsockname())
+    def test_have_the_names_of_their_peers(self, tmp_path):
+        for bind in ("[::1]:0", f"unix:{tmp_path}/s"):
+            with serving(gated()[0], bind=(bind,)) as running, running.line() as line:
+                line.ask(fast(1))
+                (connection,) = running.server.connections
+                unix = bind.startswith("unix:")
+                name = "unix:" if unix else of_peer(line.sock.getsockname())
+                assert connection.address == name
 
     def test_there_are_none_before_the_start(self):
         server = gtcp.Server(gtcp.Settings())

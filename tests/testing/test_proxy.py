@@ -43,29 +43,23 @@ def raw(proxy: FaultProxy) -> socket.socket:
     return socket.create_connection((host, int(port)), timeout=5)
 
 
-def test_without_faults_everything_passes(client: gtcp.Client) -> None:
-    assert client.call(ECHO, {"a": 1}) == {"a": 1}
-
-
-def test_delay_makes_a_call_take_longer(proxy: FaultProxy, client: gtcp.Client) -> None:
-    client.call(ECHO, {})
-    proxy.set(delay=0.1)
-    started = monotonic()
-    client.call(ECHO, {})
-    assert monotonic() - started >= 0.2  # once each way
-
-
-def test_bandwidth_is_limited(proxy: FaultProxy, client: gtcp.Client) -> None:
-    client.call(ECHO, {})
-    proxy.set(bandwidth=10_000)
-    started = monotonic()
-    client.call(ECHO, {"text": "x" * 1000})
-    assert monotonic() - started >= 0.2  # a little over 1,000 bytes each way
-
-
-def test_slices_arrive_whole_in_the_end(proxy: FaultProxy, client: gtcp.Client) -> None:
-    proxy.set(slice=1)
+@pytest.mark.parametrize("faults", [{}, {"slice": 1}], ids=str)
+def test_what_is_not_lost_arrives_whole(
+    proxy: FaultProxy, client: gtcp.Client, faults: dict[str, int]
+) -> None:
+    proxy.set(**faults)
     assert client.call(ECHO, {"text": "ä" * 100}) == {"text": "ä" * 100}
+
+
+@pytest.mark.parametrize("faults", [{"delay": 0.1}, {"bandwidth": 10_000}], ids=str)
+def test_delay_and_bandwidth_make_a_call_take_longer(
+    proxy: FaultProxy, client: gtcp.Client, faults: dict[str, float]
+) -> None:
+    client.call(ECHO, {})
+    proxy.set(**faults)
+    started = monotonic()
+    client.call(ECHO, {"text": "x" * 1000})  # a little over 1,000 bytes each way
+    assert monotonic() - started >= 0.2
 
 
 @pytest.mark.parametrize("direction", ["requests", "replies"])
@@ -79,31 +73,24 @@ def test_what_is_dropped_never_arrives(
     proxy.heal()
 
 
-def lose_a_reply(proxy: FaultProxy, sock: socket.socket) -> None:
-    """On a connection that has worked, have a reply dropped."""
-    sock.sendall(b'{"cmdid":10}\n')
-    assert sock.recv(1000)
-    proxy.set(drop="replies")
-    sock.sendall(b'{"cmdid":10}\n')
-    sock.settimeout(0.2)
-    with pytest.raises(TimeoutError):
-        sock.recv(1000)
-    sock.settimeout(5)
-
-
-def test_a_connection_that_lost_something_is_reset_when_it_heals(proxy: FaultProxy) -> None:
+@pytest.mark.parametrize("heals", [True, False])
+def test_nothing_follows_on_a_connection_that_lost_something(
+    proxy: FaultProxy, heals: bool
+) -> None:
     with raw(proxy) as sock:
-        lose_a_reply(proxy, sock)
-        proxy.heal()
-        with pytest.raises(ConnectionResetError):
-            sock.recv(1000)
-
-
-def test_nothing_follows_on_a_connection_that_lost_something(proxy: FaultProxy) -> None:
-    with raw(proxy) as sock:
-        lose_a_reply(proxy, sock)
-        proxy.set(delay=0.001)
         sock.sendall(b'{"cmdid":10}\n')
+        assert sock.recv(1000)
+        proxy.set(drop="replies")
+        sock.sendall(b'{"cmdid":10}\n')
+        sock.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            sock.recv(1000)
+        sock.settimeout(5)
+        if heals:
+            proxy.heal()
+        else:
+            proxy.set(delay=0.001)
+            sock.sendall(b'{"cmdid":10}\n')
         with pytest.raises(ConnectionResetError):
             sock.recv(1000)
 

@@ -42,8 +42,10 @@ def main() -> None:
         outcomes = calls(client)
         gevent.spawn(running.stop).join()
         gevent.sleep(0.1)
-    record = {"version": gtcp.__version__, "lines": lines, "outcomes": outcomes}
-    Path(sys.argv[1]).write_text(json.dumps(record, indent=1) + "\n")
+    rows = ",\n".join(map(json.dumps, lines))  # a line for each
+    ends = ",\n".join(f'"{name}": {json.dumps(each)}' for name, each in outcomes.items())
+    head = f'{{"version": "{gtcp.__version__}",\n"lines": [\n{rows}\n],\n"outcomes": {{\n'
+    Path(sys.argv[1]).write_text(f"{head}{ends}\n}}}}\n")
 
 
 if __name__ == "__main__":
