@@ -95,6 +95,11 @@ class TlsSocket:
                     self._push()
                 raise
 
+    @property
+    def silent(self) -> bool:
+        """Whether nothing was received."""
+        return not self._first
+
     def certificate(self) -> Any:
         """The peer's verified certificate, as ``ssl.SSLSocket.getpeercert`` says it."""
         return self._tls.getpeercert()

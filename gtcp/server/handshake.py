@@ -60,15 +60,17 @@ class Entrant:
         address: the peer; behind a proxy, the true origin.
         names: what the peer has proven to be so far.
         received: what has been read and belongs to the next step.
+        silent: whether the peer has sent nothing, but for a PROXY header.
     """
 
-    __slots__ = ("address", "names", "received", "sock")
+    __slots__ = ("address", "names", "received", "silent", "sock")
 
     def __init__(self, sock: socket.socket, address: str) -> None:
         self.sock: Any = sock  # a socket, or TLS on top of one
         self.address = address
         self.names: tuple[str, ...] = ()
         self.received = b""
+        self.silent = True
 
     @property
     def is_unix(self) -> bool:
@@ -88,6 +90,7 @@ class Entrant:
         data = receive(self.sock, RECV_BYTES)
         if not data:
             raise ConnectionAbortedError("the peer closed the connection")
+        self.silent = False
         return data
 
 
@@ -164,6 +167,7 @@ class Handshake:
                 break
         end, origin = found
         entrant.received = received[end:]
+        entrant.silent = not entrant.received
         if origin is not None:
             entrant.address = origin
             self.check_network(entrant)
@@ -184,6 +188,8 @@ class Handshake:
         except ssl.SSLError as exc:
             _let_read(plain)
             raise ConnectionAbortedError(f"TLS handshake failed: {explain(exc)}") from exc
+        finally:
+            entrant.silent = tls.silent
         entrant.sock = tls
         entrant.names = names_of(tls.certificate())
         entrant.received = tls.received()
