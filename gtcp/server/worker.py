@@ -37,7 +37,7 @@ from gtcp.address import of_peer
 from gtcp.errors import SettingsError
 from gtcp.server.exit_limit import limit_exit
 from gtcp.server.forked import reset_signals
-from gtcp.server.gunicorn_logs import GUNICORN_ACCESS, GUNICORN_ERROR, connect_logs
+from gtcp.server.gunicorn_logs import GUNICORN_ACCESS, GUNICORN_ERROR, Logger, connect_logs
 from gtcp.server.handshake import make_handshake
 from gtcp.server.hooks import StartError
 from gtcp.server.logger import SERVER
@@ -278,6 +278,7 @@ def _configuration(settings: Settings, *, reload: bool, timeout: int) -> dict[st
         "default_proc_name": "gtcp",
         "umask": 0o777 & ~int(settings.unix_mode, 8),  # for the files of unix sockets
         "control_socket_disable": True,
+        "logger_class": Logger,
     }
 
 
