@@ -105,6 +105,11 @@ class TlsSocket:
                     self._push()
                 raise
 
+    @property
+    def silent(self) -> bool:
+        """Whether nothing was received."""
+        return not self._first
+
     def certificate(self, *, binary_form: bool = False) -> Any:
         """Return the peer's verified certificate, as ``ssl.SSLSocket.getpeercert`` does.
 

@@ -54,7 +54,9 @@ class Admission:
         except Refused as exc:
             connection = self._refuse(entrant, exc)
         except OSError as exc:
-            self._log_end(entrant, exc.strerror or str(exc))
+            # A peer that connects and closes is a load balancer's health check.
+            if not entrant.silent or isinstance(exc, TimeoutError):
+                self._log_end(entrant, exc.strerror or str(exc))
             connection = None
         except Exception:  # a bug in gtcp; this connection is lost, the others go on
             log_bug(entrant.address)

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import atexit
 import copy
 import logging
+from typing import Any
 
+from gunicorn import glogging
+
+from gtcp.server.log_stream import unblocked
 from gtcp.server.logger import ACCESS, EscapingFormatter, show_access_log
 
 GUNICORN_ERROR = logging.getLogger("gunicorn.error")
 GUNICORN_ACCESS = logging.getLogger("gunicorn.access")
+
+
+class Logger(glogging.Logger):
+    """gunicorn's logger, whose handlers do not wait for a reader of stdout or stderr."""
+
+    def setup(self, cfg: Any) -> None:
+        """Set gunicorn's loggers up; called in the master, at SIGHUP again."""
+        super().setup(cfg)
+        do_not_wait_for_readers()
 
 
 class _Forward(logging.Handler):
@@ -33,6 +47,7 @@ class _Forward(logging.Handler):
 
 def connect_logs() -> None:
     """Let gtcp's loggers write where gunicorn's do, unless the application has set them up."""
+    do_not_wait_for_readers()
     _forward("gtcp", GUNICORN_ERROR, "%(name)s: %(message)s")
     show_access_log()
     if GUNICORN_ACCESS.handlers:
@@ -47,3 +62,15 @@ def _forward(name: str, to: logging.Logger, line_format: str) -> None:
     logger.propagate = False
     if logger.level == logging.NOTSET:
         logger.setLevel(to.level)
+
+
+def do_not_wait_for_readers() -> None:
+    """Have gunicorn's loggers write to stdout and stderr without waiting for a reader."""
+    for logger in (GUNICORN_ERROR, GUNICORN_ACCESS):
+        for handler in logger.handlers:
+            if type(handler) is not logging.StreamHandler:
+                continue
+            stream = unblocked(handler.stream)
+            if stream is not handler.stream:
+                handler.setStream(stream)
+                atexit.register(stream.finish)

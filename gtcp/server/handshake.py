@@ -63,9 +63,10 @@ class Entrant:
         proven: the identities that the peer has proven so far.
         ignored: names in its certificate that are not accepted as identities.
         received: what has been read and belongs to the next step.
+        silent: whether the peer has sent nothing, but for a PROXY header.
     """
 
-    __slots__ = ("address", "certificate", "ignored", "proven", "received", "sock")
+    __slots__ = ("address", "certificate", "ignored", "proven", "received", "silent", "sock")
 
     def __init__(self, sock: socket.socket, address: str) -> None:
         self.sock: Any = sock  # a socket, or TLS on top of one
@@ -74,6 +75,7 @@ class Entrant:
         self.proven: list[Identity] = []
         self.ignored: list[str] = []
         self.received = b""
+        self.silent = True
 
     @property
     def is_unix(self) -> bool:
@@ -93,6 +95,7 @@ class Entrant:
         data = receive(self.sock, RECV_BYTES)
         if not data:
             raise ConnectionAbortedError("the peer closed the connection")
+        self.silent = False
         return data
 
 
@@ -176,6 +179,7 @@ class Handshake:
                 break
         end, origin = found
         entrant.received = received[end:]
+        entrant.silent = not entrant.received
         if origin is not None:
             if origin != proxy_header.UNKNOWN:
                 entrant.address = origin
@@ -197,6 +201,8 @@ class Handshake:
         except ssl.SSLError as exc:
             _let_read(plain)
             raise ConnectionAbortedError(f"TLS handshake failed: {explain(exc)}") from exc
+        finally:
+            entrant.silent = tls.silent
         entrant.sock = tls
         entrant.certificate = self._certificate
         try:

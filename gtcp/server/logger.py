@@ -18,7 +18,9 @@ import re
 import sys
 from collections.abc import Callable
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from gtcp.server.log_stream import LogStream, unblocked
 
 #: One line for every request, when ``Settings.access_log`` says so.
 ACCESS = "gtcp.access"
@@ -106,7 +108,26 @@ _MESSAGE = "<the message goes here>"
 
 
 class Console(logging.Handler):
-    """Writes to what ``sys.stderr`` is at the moment."""
+    """Writes to what ``sys.stderr`` is at the moment, without waiting for its reader.
+
+    What waits longer than ``log_stream`` has room for is dropped and counted.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._stderr: Any = None
+        self._stream: Any = None
+
+    def flush(self) -> None:
+        """Write what waits for the reader of stderr; called at the end of the process."""
+        if isinstance(self._stream, LogStream):
+            self._stream.finish()
+
+    def close(self) -> None:
+        """Release the stream; called at the end of the process."""
+        super().close()
+        if isinstance(self._stream, LogStream):
+            self._stream.close()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the record's line."""
@@ -140,8 +161,10 @@ class Console(logging.Handler):
 
     def _write(self, record: logging.LogRecord, text: Callable[[], str]) -> None:
         try:
-            sys.stderr.write(text())
-            sys.stderr.flush()
+            if sys.stderr is not self._stderr:
+                self._stderr, self._stream = sys.stderr, unblocked(sys.stderr)
+            self._stream.write(text())
+            self._stream.flush()
         except Exception:  # logging's own rule: a log line never breaks the program
             self.handleError(record)
 

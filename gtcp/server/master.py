@@ -16,6 +16,7 @@ from gunicorn.errors import AppImportError
 
 from gtcp.address import of_peer
 from gtcp.server.arbiter import GtcpArbiter
+from gtcp.server.gunicorn_logs import Logger
 from gtcp.server.logger import SERVER
 from gtcp.server.reload_check import Verdict
 from gtcp.server.server import Server
@@ -65,6 +66,7 @@ def serve(
         "timeout": timeout,
         "reload": reload,
         "control_socket_disable": True,
+        "logger_class": Logger,
         "when_ready": _when_ready(settings, commands),
     }
     _Application(load, settings, options, patch=patch).run()

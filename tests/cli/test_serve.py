@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -246,3 +247,35 @@ def test_the_announcement_is_printed_once_it_listens(
     server.serve_forever()
     assert len(seen) == 1
     assert seen[0]
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_stderr_that_nobody_reads_stops_nothing(workers: str, app: Path) -> None:
+    flags = ["--bind", "127.0.0.1:0", "--access-log", "--workers", workers]
+    with served(app, "app", *flags) as running:
+        with gtcp.Client(running.address, timeout=PATIENCE) as client:
+            for _ in range(100):  # a pipe holds 64 KiB, and 1 MiB waits
+                list(client.map(1, [{"n": n} for n in range(300)]))
+        running.process.send_signal(signal.SIGTERM)
+        running.process.wait(PATIENCE)
+        said = running.drained()
+    assert said.count("gtcp.access: ") < 30_000
+
+
+def test_lines_that_were_dropped_are_counted(app: Path) -> None:
+    with served(app, "app", "--bind", "127.0.0.1:0", "--access-log") as running:
+        with gtcp.Client(running.address, timeout=PATIENCE) as client:
+            for _ in range(100):
+                list(client.map(1, [{"n": n} for n in range(300)]))
+        stderr = running.process.stderr
+        assert stderr is not None
+        written = dropped = 0
+        while written + dropped < 30_000:
+            line = stderr.readline()
+            written += "gtcp.access: " in line
+            found = re.search(r"gtcp: (\d+) log lines were dropped here", line)
+            dropped += int(found[1]) if found else 0
+        running.ask(1)
+        assert "gtcp.access: " in stderr.readline()
+        running.end()
+    assert dropped
