@@ -12,11 +12,11 @@ import gtcp
 from fuzz.app import commands
 from fuzz.inputs import Input
 from fuzz.watch import turn, until
-from gtcp.secret import Key
-from gtcp.server.admission import Admission
-from gtcp.server.context import Context
-from gtcp.server.handshake import Entrant, Handshake
-from gtcp.server.in_flight import ServingGreenlet
+from gtcp.server.connections.context import Context
+from gtcp.server.connections.in_flight import ServingGreenlet
+from gtcp.server.handshake.admission import Admission
+from gtcp.server.handshake.steps import Entrant, Handshake
+from gtcp.transport.secret import Key
 
 # What the handlers ran, of one input at a time: a table is costly to make.
 RAN: list[gtcp.Request[Any]] = []

@@ -21,14 +21,14 @@ from gtcp.errors import (
     RemoteTimeout,
     SettingsError,
 )
-from gtcp.identity import Peer
-from gtcp.protocol import Request
+from gtcp.protocol.messages import Request
 from gtcp.shield import shield
+from gtcp.transport.identity import Peer
 
 if TYPE_CHECKING:
     from gtcp.client.client import Client
-    from gtcp.server.handler import BaseHandler, Commands
-    from gtcp.server.logger import BaseLogger
+    from gtcp.server.commands.handler import BaseHandler, Commands
+    from gtcp.server.ops.logger import BaseLogger
     from gtcp.server.server import Server
     from gtcp.server.settings import Settings
 
@@ -61,10 +61,10 @@ __all__ = [
 
 #: Where the names are that are imported when they are first used.
 _HOMES = {
-    "BaseHandler": "gtcp.server.handler",
-    "BaseLogger": "gtcp.server.logger",
+    "BaseHandler": "gtcp.server.commands.handler",
+    "BaseLogger": "gtcp.server.ops.logger",
     "Client": "gtcp.client.client",
-    "Commands": "gtcp.server.handler",
+    "Commands": "gtcp.server.commands.handler",
     "Server": "gtcp.server.server",
     "Settings": "gtcp.server.settings",
 }

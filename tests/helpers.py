@@ -18,8 +18,8 @@ from typing import Any
 import gevent
 
 import gtcp
-from gtcp.address import parse
-from gtcp.server.logger import SERVER
+from gtcp.server.ops.logger import SERVER
+from gtcp.transport.address import parse
 
 #: Seconds after which a test gives up on something that has to happen.
 PATIENCE = 20.0

@@ -6,12 +6,12 @@ import secrets
 
 import pytest
 
-from gtcp.address import parse
 from gtcp.errors import SettingsError
 from gtcp.masking import may_be_secret, shown
-from gtcp.secret import find_keys
 from gtcp.server.settings import Settings
-from gtcp.tls import server_context
+from gtcp.transport.address import parse
+from gtcp.transport.secret import find_keys
+from gtcp.transport.tls import server_context
 
 HEX = secrets.token_hex(32)
 PEM = "-----BEGIN PRIVATE KEY-----\nMIGHAgEAMBMGByqGSM49AgEG\n-----END PRIVATE KEY-----\n"

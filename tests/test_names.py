@@ -20,8 +20,9 @@ print(*set(sys.modules) - before)
 #: With all that is below them. Each costs about as much as all of ``import gtcp`` may.
 NOT_LOADED = (
     "asyncio", "click", "concurrent", "gevent.monkey", "gevent.resolver", "gevent.socket",
-    "gevent.threadpool", "gtcp.cli", "gtcp.client", "gtcp.secret", "gtcp.server", "gtcp.sockets",
-    "gtcp.tls", "gtcp.tls_socket", "gunicorn", "hashlib", "hmac", "inspect", "json", "logging",
+    "gevent.threadpool", "gtcp.cli", "gtcp.client", "gtcp.server",
+    "gtcp.transport.secret", "gtcp.transport.sockets", "gtcp.transport.tls",
+    "gtcp.transport.tls_socket", "gunicorn", "hashlib", "hmac", "inspect", "json", "logging",
     "random", "secrets", "socket", "ssl", "threading", "tomllib", "tomli",
 )  # fmt: skip
 
@@ -79,11 +80,12 @@ def test_a_patched_program_gets_the_systems_sockets() -> None:
 {first}
 from gevent import monkey
 monkey.patch_all()
-import gtcp, gtcp.sockets, gtcp.client.pools
+import gtcp, gtcp.transport.sockets, gtcp.client.pools
 import socket, gevent.socket, threading
 assert issubclass(socket.socket, gevent.socket.socket)
-print(gtcp.sockets.System.__module__, gtcp.client.pools._SystemLocal.__module__)
+print(gtcp.transport.sockets.System.__module__, gtcp.client.pools._SystemLocal.__module__)
 """
     assert {
-        run(code.format(first=first)) for first in ("", "import gtcp", "import gtcp.sockets")
+        run(code.format(first=first))
+        for first in ("", "import gtcp", "import gtcp.transport.sockets")
     } == {"socket _thread\n"}

@@ -8,18 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gtcp.protocol import (
+from gtcp.protocol.framing import LineBuffer, depth_within, is_plain, is_utf8
+from gtcp.protocol.messages import (
     Failure,
-    LineBuffer,
     Outgoing,
     Request,
     Source,
     Success,
-    depth_within,
     encode_reply,
     encode_request,
-    is_plain,
-    is_utf8,
 )
 
 # Mostly what matters to the framing, so that hypothesis finds newlines and brackets.

@@ -23,7 +23,7 @@ VARIANTS = (DICT, TYPED, LOGGED, LISTENERS, COMMANDS)
 
 def serve(port: int, variant: str = DICT) -> None:
     import gtcp
-    from gtcp.server import logger
+    from gtcp.server.ops import logger
 
     settings = gtcp.Settings(
         host=HOST,

@@ -19,9 +19,10 @@ import gevent
 import gtcp
 from fuzz.inputs import Input, seed
 from fuzz.watch import turn, until, watched
-from gtcp.client.reply import read_reply
+from gtcp.client.connections.reply import read_reply
 from gtcp.errors import REFUSALS
-from gtcp.protocol import UNREADABLE, LineBuffer, Reply
+from gtcp.protocol.framing import LineBuffer
+from gtcp.protocol.messages import UNREADABLE, Reply
 
 # The switches.
 KILLS, TYPED, STREAMS, SHORT_REPLIES, CLOSES, RETRIES, LATER = 1, 2, 4, 8, 16, 32, 64

@@ -13,8 +13,9 @@ import gtcp
 from fuzz.app import commands
 from fuzz.inputs import Input, seed
 from fuzz.watch import watched
-from gtcp.protocol import Failure, LineBuffer, Request
-from gtcp.server.table import Item, Rejection
+from gtcp.protocol.framing import LineBuffer
+from gtcp.protocol.messages import Failure, Request
+from gtcp.server.commands.table import Item, Rejection
 
 DEPTH = 8
 TABLE = commands([]).table(DEPTH)

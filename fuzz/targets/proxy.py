@@ -11,8 +11,8 @@ import ipaddress
 from fuzz.entering import Stranger
 from fuzz.inputs import HEADER_BYTES, Input
 from fuzz.watch import watched
-from gtcp.address import parse
-from gtcp.server.proxy_header import MAX_BINARY, MAX_TEXT, SIGNATURE, BadProxyHeader, read
+from gtcp.server.handshake.proxy_header import MAX_BINARY, MAX_TEXT, SIGNATURE, BadProxyHeader, read
+from gtcp.transport.address import parse
 
 V4 = bytes([127, 0, 0, 1, 10, 0, 0, 1, 0x1F, 0x90, 0, 80])
 V6 = bytes(15) + b"\1" + bytes(15) + b"\2" + b"\x1f\x90\0\x50"

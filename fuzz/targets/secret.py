@@ -20,7 +20,7 @@ from fuzz.entering import Stranger
 from fuzz.inputs import Input, seed
 from fuzz.targets.lines import TOKENS as WORDS
 from fuzz.watch import turn, until, watched
-from gtcp.secret import Key, Nonce, Response
+from gtcp.transport.secret import Key, Nonce, Response
 
 TEXT = "ours:0123456789abcdef"
 KEY = Key(TEXT)

@@ -20,15 +20,16 @@ from fuzz.inputs import Input, seed
 from fuzz.targets.lines import BAD, REQUESTS, TOKENS
 from fuzz.targets.lines import SEEDS as LINES
 from fuzz.watch import turn, until, watched
-from gtcp.protocol import DEADLINE_EXCEEDED, OVERLOADED, WRONG_PARAMS, LineBuffer, Request
-from gtcp.server.connection import Connection
-from gtcp.server.context import Context
-from gtcp.server.in_flight import ServingGreenlet
-from gtcp.server.pending import MAX_QUEUED_BYTES
-from gtcp.server.reader import OTHER_PROTOCOLS
-from gtcp.server.receiving import RECV_LONG_BYTES
-from gtcp.server.scheduler import Scheduler
-from gtcp.server.table import Item, Rejection
+from gtcp.protocol.framing import LineBuffer
+from gtcp.protocol.messages import DEADLINE_EXCEEDED, OVERLOADED, WRONG_PARAMS, Request
+from gtcp.server.commands.table import Item, Rejection
+from gtcp.server.connections.connection import Connection
+from gtcp.server.connections.context import Context
+from gtcp.server.connections.in_flight import ServingGreenlet
+from gtcp.server.connections.pending import MAX_QUEUED_BYTES
+from gtcp.server.connections.reader import OTHER_PROTOCOLS
+from gtcp.server.connections.receiving import RECV_LONG_BYTES
+from gtcp.server.connections.scheduler import Scheduler
 
 __all__ = ["SEEDS", "TOKENS", "run"]
 

@@ -15,7 +15,7 @@ from gtcp.cli.load import Load, Plan, Tally
 from gtcp.cli.output import print_json
 from gtcp.client.client import Client
 from gtcp.errors import ConnectError, GtcpError, RemoteError
-from gtcp.protocol import (
+from gtcp.protocol.messages import (
     BAD_REQUEST,
     NOT_ALLOWED,
     NOT_AUTHENTICATED,
@@ -23,7 +23,7 @@ from gtcp.protocol import (
     Outgoing,
     encode_request,
 )
-from gtcp.server.logger import escape
+from gtcp.server.ops.logger import escape
 
 #: Seconds between two live lines.
 LIVE_SECONDS = 0.25

@@ -115,7 +115,7 @@ def serve(
     from gtcp.cli import serving
     from gtcp.cli.target import TargetError, parse
     from gtcp.errors import SettingsError
-    from gtcp.server.hooks import StartError
+    from gtcp.server.commands.hooks import StartError
     from gtcp.server.settings import Settings
 
     def layers(base: Settings | None) -> Settings:

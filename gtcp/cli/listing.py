@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from gtcp.cli.shorthand import shorthand
-from gtcp.server.logger import escape
+from gtcp.server.ops.logger import escape
 
 #: Characters that a type may take.
 TYPE_WIDTH = 48

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
-from gtcp.address import parse
+from gtcp.transport.address import parse
 
 #: What the command exits with.
 FAILED, MISUSED = 1, 2

@@ -16,7 +16,7 @@ from gtcp.errors import GtcpError, RemoteError
 
 def complain(exc: click.ClickException) -> None:
     """The one line on stderr; parts of it may come from a peer."""
-    from gtcp.server.logger import escape
+    from gtcp.server.ops.logger import escape
 
     message = escape(" ".join(exc.format_message().split()))
     if isinstance(exc, click.UsageError) and exc.ctx is not None:
@@ -43,7 +43,7 @@ def print_json(value: Any) -> None:
     indent = 2 if sys.stdout.isatty() else None
     text = json.dumps(value, ensure_ascii=False, indent=indent)
     if not text.isascii() or "\x7f" in text:
-        from gtcp.server.logger import escape_json  # takes its time to import, and few need it
+        from gtcp.server.ops.logger import escape_json  # takes its time to import, and few need it
 
         text = escape_json(text)
     click.echo(text.encode())

@@ -9,11 +9,12 @@ import click
 import gevent
 
 from gtcp.client.client import Client
-from gtcp.client.dial import Options, Stream
-from gtcp.client.reply import error_of, read_reply
+from gtcp.client.connections.reply import error_of, read_reply
+from gtcp.client.dialing.dial import Options, Stream
 from gtcp.errors import CallTimeout, ConnectionLost, ProtocolError
-from gtcp.protocol import UNREADABLE, LineBuffer, Outgoing, encode_request
-from gtcp.sockets import close_quietly, receive, send_all
+from gtcp.protocol.framing import LineBuffer
+from gtcp.protocol.messages import UNREADABLE, Outgoing, encode_request
+from gtcp.transport.sockets import close_quietly, receive, send_all
 
 RECV_BYTES = 65536
 

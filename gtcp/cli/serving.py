@@ -19,17 +19,17 @@ import click
 import msgspec
 from gevent import monkey
 
-from gtcp.address import parse
 from gtcp.cli.target import Target, TargetError, load
 from gtcp.errors import SettingsError
-from gtcp.server.exit_limit import limit_exit
-from gtcp.server.handshake import make_handshake
+from gtcp.server.connections.scheduler import UnsupportedLoop, check_loop
+from gtcp.server.handshake.steps import make_handshake
 from gtcp.server.listener import Exposed, bind
-from gtcp.server.logger import SERVER, configure
-from gtcp.server.scheduler import UnsupportedLoop, check_loop
+from gtcp.server.ops.logger import SERVER, configure
+from gtcp.server.process.exit_limit import limit_exit
+from gtcp.server.process.socket_file import SocketFile
 from gtcp.server.server import Server
 from gtcp.server.settings import Settings
-from gtcp.server.socket_file import SocketFile
+from gtcp.transport.address import parse
 
 
 class Layers(Protocol):

@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import gtcp
-from gtcp.server.handler import Commands
+from gtcp.server.commands.handler import Commands
 from gtcp.server.server import Server
 
 #: What TARGET means when it names no attribute.

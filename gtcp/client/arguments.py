@@ -13,7 +13,7 @@ from gtcp.arguments import (
     check_switch,
     wrong_type,
 )
-from gtcp.client.reply import decoder_of
+from gtcp.client.connections.reply import decoder_of
 
 
 def check_request(cmdid: Any, meta: Any) -> None:

@@ -16,21 +16,21 @@ from typing import Any, Final, Literal, TypeVar, overload
 from gevent import get_hub
 from msgspec import Raw
 
-from gtcp.address import parse
 from gtcp.arguments import LONGEST_SECONDS, check_seconds, check_text
 from gtcp.client.arguments import check_choices, check_map, check_options, check_request
+from gtcp.client.connections.reply import error_of, result_of
 from gtcp.client.credentials import key_of, tls_of
-from gtcp.client.dial import Dialled, Options, Trust, dial
-from gtcp.client.history import AddressHistory
+from gtcp.client.dialing.dial import Dialled, Options, Trust, dial
+from gtcp.client.dialing.history import AddressHistory
 from gtcp.client.pool import Pool
 from gtcp.client.pools import Pools, never_return
-from gtcp.client.reply import error_of, result_of
 from gtcp.client.retry import Retry
 from gtcp.client.stream import Outcome, Stream
 from gtcp.client.threads import run_in_thread_of, thread_ident
 from gtcp.deadline import current
 from gtcp.errors import ConnectError, ConnectionLost, Executed, GtcpError, ProtocolError
-from gtcp.protocol import GOING_AWAY, Reply
+from gtcp.protocol.messages import GOING_AWAY, Reply
+from gtcp.transport.address import parse
 
 R = TypeVar("R")
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from gtcp.address import Address
 from gtcp.arguments import check_path, check_secret, check_text
+from gtcp.transport.address import Address
 
 if TYPE_CHECKING:
-    from gtcp.secret import Key
-    from gtcp.tls import ClientTls
+    from gtcp.transport.secret import Key
+    from gtcp.transport.tls import ClientTls
 
 #: Environment variables that may hold the secret.
 SECRET_VARIABLES = ("GTCP_SECRET", "GTCP_SECRET_FILE")
@@ -26,7 +26,9 @@ def tls_of(
     if server_name is not None:
         check_text("server_name", server_name)
     if address.tls:
-        from gtcp.tls import ClientTls  # here: slow to import, and most clients do not need it
+        from gtcp.transport.tls import (
+            ClientTls,  # here: slow to import, and most clients do not need it
+        )
 
         return ClientTls(ca, cert, key)
     for name, value in {**given, "server_name": server_name}.items():
@@ -46,7 +48,7 @@ def key_of(secret: Any, path: str | None, default: object) -> Key | None:
         raise ValueError("secret and secret_file are both given: which one is meant?")
     if secret is None or (secret is default and path is None and not _in_environment()):
         return None
-    from gtcp.secret import (
+    from gtcp.transport.secret import (
         find_keys,
         read_keys,
     )  # here: slow to import, and most clients do not need it

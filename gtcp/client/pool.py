@@ -17,12 +17,12 @@ from typing import Any
 
 from gevent.event import AsyncResult
 
-from gtcp.address import Address
-from gtcp.client.connection import Connection
-from gtcp.client.dial import Options, Trust, dial
-from gtcp.client.history import AddressHistory
+from gtcp.client.connections.connection import Connection
+from gtcp.client.dialing.dial import Options, Trust, dial
+from gtcp.client.dialing.history import AddressHistory
 from gtcp.errors import CallTimeout, ClientClosed, ConnectError, GtcpError, PoolTimeout, Untrusted
-from gtcp.protocol import Outgoing, encode_request
+from gtcp.protocol.messages import Outgoing, encode_request
+from gtcp.transport.address import Address
 
 #: Seconds before opening another connection is tried again, if it failed and others are open.
 REOPEN_AFTER = 1.0
@@ -195,7 +195,7 @@ class Pool:
         try:
             return self._open_as(token, deadline)
         except BaseException:
-            self._opening.discard(token)  # once more: see the end of gtcp.client.dial.dial
+            self._opening.discard(token)  # once more: see the end of gtcp.client.dialing.dial.dial
             raise
 
     def _open_as(self, token: object, deadline: float | None) -> Connection:

@@ -20,10 +20,10 @@ from gevent import get_hub
 from gevent.hub import set_hub  # type: ignore[attr-defined]
 from greenlet import getcurrent
 
-from gtcp.client.forks import handle_fork, on_fork, same_process
+from gtcp.client.connections.forks import handle_fork, on_fork, same_process
 from gtcp.client.pool import CLOSED, Pool
 from gtcp.errors import ClientClosed
-from gtcp.sockets import original
+from gtcp.transport.sockets import original
 
 #: The system's own, whether or not gevent has patched the modules: these are for OS threads.
 _SystemLocal: type[Any] = original("_thread", "_local")

@@ -23,7 +23,7 @@ from gtcp.errors import (
     ServerLeaving,
     Untrusted,
 )
-from gtcp.protocol import GOING_AWAY
+from gtcp.protocol.messages import GOING_AWAY
 
 #: Seconds before the first retry of a call that found no connection; doubled for each further one.
 FIRST_BACKOFF = 0.02

@@ -19,11 +19,11 @@ import msgspec
 from gevent import get_hub
 from gevent.hub import Waiter as HubWaiter
 
-from gtcp.client.connection import Connection
+from gtcp.client.connections.connection import Connection
 from gtcp.client.pool import Pool
 from gtcp.deadline import current, earliest
 from gtcp.errors import ConnectError, ConnectionLost, GtcpError
-from gtcp.protocol import GOING_AWAY, Reply
+from gtcp.protocol.messages import GOING_AWAY, Reply
 
 Outcome = Reply | Exception
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from gtcp.sockets import original
+from gtcp.transport.sockets import original
 
 #: The system's own, whether or not gevent has patched the modules.
 thread_ident: Callable[[], int] = original("_thread", "get_ident")

@@ -9,8 +9,8 @@ from typing import Any
 import gevent
 from gevent._hub_local import get_hub_if_exists
 
-from gtcp.server import forked
-from gtcp.server.in_flight import ServingGreenlet
+from gtcp.server.connections.in_flight import ServingGreenlet
+from gtcp.server.process import forks
 
 #: All servers of this process: a fork has to find them. (Mutable, at module level, therefore.)
 servers: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -21,7 +21,7 @@ def _after_fork_in_child() -> None:
     if not started:
         return
     hub = get_hub_if_exists()  # if it is not a server's, that thread is not in the child
-    callers = forked.run_only_caller(hub) if hub in [each._hub for each in started] else []
+    callers = forks.run_only_caller(hub) if hub in [each._hub for each in started] else []
     for greenlet in callers:
         if isinstance(greenlet, ServingGreenlet):
             greenlet.forked = True

@@ -15,13 +15,13 @@ from gevent import sleep, spawn
 from gevent.pool import Pool
 from gevent.server import StreamServer
 
-from gtcp.address import Address, of_peer, parse
 from gtcp.arguments import wrong_type
-from gtcp.server.logger import SERVER
+from gtcp.server.ops.logger import SERVER
+from gtcp.server.process.socket_file import SocketFile, file_id
+from gtcp.server.process.syn_filter import drop_new_connections
 from gtcp.server.settings import Settings
-from gtcp.server.socket_file import SocketFile, file_id
-from gtcp.server.syn_filter import drop_new_connections
-from gtcp.sockets import System, adopt, close_quietly, encoded
+from gtcp.transport.address import Address, of_peer, parse
+from gtcp.transport.sockets import System, adopt, close_quietly, encoded
 
 log = logging.getLogger(SERVER)
 

@@ -14,15 +14,15 @@ import msgspec
 from gunicorn.app.base import BaseApplication
 from gunicorn.errors import AppImportError
 
-from gtcp.address import of_peer
-from gtcp.server.arbiter import GtcpArbiter
-from gtcp.server.gunicorn_logs import Logger
-from gtcp.server.logger import SERVER
-from gtcp.server.reload_check import Verdict
+from gtcp.server.ops.logger import SERVER
+from gtcp.server.process.socket_file import SocketFile
 from gtcp.server.server import Server
 from gtcp.server.settings import Settings
-from gtcp.server.socket_file import SocketFile
 from gtcp.server.worker import GtcpWorker
+from gtcp.server.workers.arbiter import GtcpArbiter
+from gtcp.server.workers.gunicorn_logs import Logger
+from gtcp.server.workers.reload_check import Verdict
+from gtcp.transport.address import of_peer
 
 __all__ = ["AppImportError", "serve"]
 

@@ -20,20 +20,21 @@ from greenlet import getcurrent
 from gtcp.arguments import check_seconds, checked_secrets, wrong_type
 from gtcp.deadline import Carrier
 from gtcp.errors import SettingsError
-from gtcp.secret import Key, read_keys
-from gtcp.server import fork_hook, forked
-from gtcp.server.admission import Admission
-from gtcp.server.context import Connections, Context
-from gtcp.server.handshake import Handshake, make_handshake
-from gtcp.server.in_flight import ServingGreenlet
+from gtcp.server import fork_hook
+from gtcp.server.commands.registration import Registration
+from gtcp.server.connections.context import Connections, Context
+from gtcp.server.connections.in_flight import ServingGreenlet
+from gtcp.server.connections.scheduler import UnsupportedLoop
+from gtcp.server.connections.sweeper import Sweeper
+from gtcp.server.handshake.admission import Admission
+from gtcp.server.handshake.steps import Handshake, make_handshake
 from gtcp.server.listener import Listener, leave_all, to_accept_from
-from gtcp.server.logger import SERVER
-from gtcp.server.registration import Registration
-from gtcp.server.scheduler import UnsupportedLoop
+from gtcp.server.ops.logger import SERVER
+from gtcp.server.process import forks
+from gtcp.server.process.stop_signals import StopSignals
 from gtcp.server.settings import Settings
-from gtcp.server.stop_signals import StopSignals
-from gtcp.server.sweeper import Sweeper
-from gtcp.sockets import close_quietly
+from gtcp.transport.secret import Key, read_keys
+from gtcp.transport.sockets import close_quietly
 
 log = logging.getLogger(SERVER)
 
@@ -298,7 +299,7 @@ class Server(Registration):
             return
         if self._signals is not None:
             self._signals.restore()
-        forked.keep(context, self._greenlets, self._admission)
+        forks.keep(context, self._greenlets, self._admission)
         context.abandon()
         listeners, self._listeners = self._listeners, []
         for listener in listeners:

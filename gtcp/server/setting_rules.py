@@ -8,8 +8,8 @@ import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from gtcp import address
 from gtcp.masking import may_be_secret
+from gtcp.transport import address
 
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 

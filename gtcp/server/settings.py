@@ -19,10 +19,10 @@ from typing import Annotated, Any, NamedTuple, NoReturn, get_args, get_origin, g
 import msgspec
 import msgspec.toml  # reads with tomllib, on Python 3.10 with tomli
 
-from gtcp import address
 from gtcp.errors import SettingsError
 from gtcp.masking import MASK, may_be_secret
 from gtcp.server import setting_rules as rules
+from gtcp.transport import address
 
 #: Read elsewhere: a secret must not end up in a Settings, whose repr is printed and logged.
 RESERVED_VARIABLES = frozenset({"GTCP_SECRET"})

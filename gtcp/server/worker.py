@@ -37,17 +37,17 @@ from gunicorn.util import set_owner_process
 from gunicorn.workers.base import Worker
 
 from gtcp.errors import SettingsError
-from gtcp.server import gunicorn_settings
-from gtcp.server.arbiter import adopt as adopt_arbiter
-from gtcp.server.board import Board
-from gtcp.server.exit_limit import limit_exit
-from gtcp.server.forked import reset_signals
-from gtcp.server.gunicorn_logs import GUNICORN_ACCESS, connect_logs
-from gtcp.server.hooks import StartError
-from gtcp.server.logger import SERVER
+from gtcp.server.commands.hooks import StartError
+from gtcp.server.ops.logger import SERVER
+from gtcp.server.process.exit_limit import limit_exit
+from gtcp.server.process.forks import reset_signals
 from gtcp.server.server import CUT_SECONDS, Server
 from gtcp.server.settings import Settings
-from gtcp.sockets import adopt
+from gtcp.server.workers import gunicorn_settings
+from gtcp.server.workers.arbiter import adopt as adopt_arbiter
+from gtcp.server.workers.board import Board
+from gtcp.server.workers.gunicorn_logs import GUNICORN_ACCESS, connect_logs
+from gtcp.transport.sockets import adopt
 
 __all__ = ["AppImportError", "GtcpWorker"]
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from gtcp.server.handler import Commands
+    from gtcp.server.commands.handler import Commands
     from gtcp.server.server import Server
     from gtcp.server.settings import Settings
     from gtcp.testing.proxy import FaultProxy

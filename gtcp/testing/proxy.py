@@ -18,8 +18,8 @@ import gevent
 import msgspec
 from gevent import socket as gevent_socket
 
-from gtcp.address import Address, parse
 from gtcp.testing.running import InThread
+from gtcp.transport.address import Address, parse
 
 Direction = Literal["requests", "replies"]
 

@@ -11,7 +11,7 @@ import msgspec
 from gevent import get_hub
 from gevent.event import Event
 
-from gtcp.server.handler import Commands
+from gtcp.server.commands.handler import Commands
 from gtcp.server.server import Server
 from gtcp.server.settings import Settings
 

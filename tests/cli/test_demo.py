@@ -17,9 +17,9 @@ import pytest
 from gevent.server import StreamServer
 from gevent.socket import create_connection
 
-from gtcp.address import parse
 from gtcp.cli.demo import tour
 from gtcp.cli.demo.relay import Relay
+from gtcp.transport.address import parse
 from tests.helpers import PATIENCE, Line, eventually
 
 COMMAND = [sys.executable, "-W", "error", "-m", "gtcp", "demo"]

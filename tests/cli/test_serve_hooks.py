@@ -13,7 +13,7 @@ import pytest
 import gtcp
 from tests.cli.processes import COMMAND, only_line, run, served
 from tests.helpers import eventually
-from tests.server.gunicorn_process import GUNICORN, Supervised
+from tests.server.workers.gunicorn_process import GUNICORN, Supervised
 
 APP = """\
 import os

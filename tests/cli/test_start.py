@@ -24,9 +24,9 @@ finally:
 NOT_FOR_A_CALL = (
     "asyncio", "concurrent", "difflib", "encodings.idna", "gevent.monkey", "gevent.pool",
     "gevent.resolver", "gevent.threadpool", "gtcp.cli.bench", "gtcp.cli.demo", "gtcp.cli.listing",
-    "gtcp.cli.ping", "gtcp.cli.serving", "gtcp.cli.target", "gtcp.secret", "gtcp.server",
-    "gtcp.tls", "gtcp.tls_socket", "gunicorn", "hashlib", "hmac", "inspect", "logging",
-    "multiprocessing", "secrets", "ssl", "stringprep", "subprocess", "tomllib", "tomli",
+    "gtcp.cli.ping", "gtcp.cli.serving", "gtcp.cli.target", "gtcp.transport.secret", "gtcp.server",
+    "gtcp.transport.tls", "gtcp.transport.tls_socket", "gunicorn", "hashlib", "hmac", "inspect",
+    "logging", "multiprocessing", "secrets", "ssl", "stringprep", "subprocess", "tomllib", "tomli",
 )  # fmt: skip
 
 

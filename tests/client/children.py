@@ -25,7 +25,7 @@ from typing import Any
 import gevent
 
 import gtcp
-from gtcp.sockets import original
+from gtcp.transport.sockets import original
 
 PATCHED = "--patched" in sys.argv
 

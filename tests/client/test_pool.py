@@ -13,7 +13,8 @@ import gevent
 import pytest
 
 import gtcp
-from gtcp.client.dial import Options
+from gtcp.client.dialing.dial import Options
+from tests.client.dialing.names import FakeNames
 from tests.client.fakes import (
     FakeServer,
     Peer,
@@ -24,7 +25,6 @@ from tests.client.fakes import (
     outcome,
     soon,
 )
-from tests.client.names import FakeNames
 from tests.helpers import PATIENCE
 
 Connect = Callable[..., gtcp.Client]

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import gtcp
-from gtcp.server.proxy_header import SIGNATURE
+from gtcp.server.handshake.proxy_header import SIGNATURE
 from tests.edge.certificates import Authority
 from tests.helpers import Gate, eventually, serving
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import gtcp
-from gtcp.server.context import MAX_REFUSED
+from gtcp.server.connections.context import MAX_REFUSED
 from tests.helpers import PATIENCE, Line, eventually, process, serving
 
 PROC = pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="reads /proc")
@@ -25,7 +25,7 @@ PING = {"cmdid": 0}
 #: A server in a process of its own, which may have so many files open.
 PROGRAM = """
 import resource, gevent, gtcp
-from gtcp.server import logger
+from gtcp.server.ops import logger
 logger.configure()
 resource.setrlimit(resource.RLIMIT_NOFILE, ({files}, {files}))
 server = gtcp.Server(gtcp.Settings(port=0))

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 import gtcp
-from gtcp.address import parse
-from gtcp.server.proxy_header import SIGNATURE
+from gtcp.server.handshake.proxy_header import SIGNATURE
+from gtcp.transport.address import parse
 from tests.edge.certificates import Authority
 from tests.helpers import PATIENCE, Serving, eventually, free_port, serving
 

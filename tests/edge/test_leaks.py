@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 import gtcp
-from gtcp.server.logger import EscapingFormatter
+from gtcp.server.ops.logger import EscapingFormatter
 from tests.edge.certificates import Authority
 from tests.helpers import PATIENCE, eventually, serving
 

@@ -20,8 +20,8 @@ import gevent
 import pytest
 
 import gtcp
-from gtcp import secret
-from gtcp.secret import (
+from gtcp.transport import secret
+from gtcp.transport.secret import (
     BINDING_MARK,
     Challenge,
     Hello,
@@ -33,7 +33,7 @@ from gtcp.secret import (
     find_keys,
     read_keys,
 )
-from gtcp.tls import sent_certificate, server_context
+from gtcp.transport.tls import sent_certificate, server_context
 from tests.client.fakes import fake_server
 from tests.edge.certificates import Authority
 from tests.helpers import PATIENCE, Serving, eventually, serving
@@ -113,11 +113,11 @@ class TestExchange:
         assert lines == self.lines_of(lambda: other.answer(Prove("0" * 64)))[0]
 
     def lines_of(self, function: Any) -> tuple[list[tuple[str, int]], Any]:
-        """The lines of gtcp.secret that a call runs, and what it returns."""
+        """The lines of gtcp.transport.secret that a call runs, and what it returns."""
         lines: list[tuple[str, int]] = []
 
         def trace(frame: Any, event: str, _arg: object) -> Any:
-            if not frame.f_code.co_filename.endswith("gtcp/secret.py"):
+            if not frame.f_code.co_filename.endswith("gtcp/transport/secret.py"):
                 return None
             if event == "line":
                 lines.append((frame.f_code.co_name, frame.f_lineno))

@@ -18,7 +18,7 @@ import gevent
 import pytest
 
 import gtcp
-from gtcp.protocol import DEADLINE_EXCEEDED
+from gtcp.protocol.messages import DEADLINE_EXCEEDED
 from tests.cli.processes import Served, environment
 from tests.helpers import PATIENCE
 from tests.libraries.clients import SIZE

@@ -16,7 +16,7 @@ import pytest
 
 import gtcp
 from tests.helpers import eventually
-from tests.server.gunicorn_process import GUNICORN, Supervised
+from tests.server.workers.gunicorn_process import GUNICORN, Supervised
 
 pytestmark = pytest.mark.programs
 

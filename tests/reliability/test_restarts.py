@@ -15,7 +15,7 @@ import pytest
 import gtcp
 from tests.client.fakes import soon
 from tests.ledger.messages import RUN, Done
-from tests.server.gunicorn_process import GUNICORN, Supervised
+from tests.server.workers.gunicorn_process import GUNICORN, Supervised
 
 pytestmark = pytest.mark.programs
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import gtcp
 from tests.helpers import eventually
-from tests.server.gunicorn_process import GUNICORN, Supervised
+from tests.server.workers.gunicorn_process import GUNICORN, Supervised
 
 PID, VERSION, WAIT, COUNT, SETTINGS = 1, 2, 3, 4, 5
 

@@ -8,10 +8,10 @@ import socket
 import pytest
 
 import gtcp
-from gtcp.address import parse
 from gtcp.server import listener as module
 from gtcp.server.listener import listen
-from gtcp.sockets import System
+from gtcp.transport.address import parse
+from gtcp.transport.sockets import System
 from tests.helpers import Line, eventually, serving
 
 

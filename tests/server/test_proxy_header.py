@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gtcp.server.proxy_header import MAX_TEXT, SIGNATURE, UNKNOWN, BadProxyHeader, read
+from gtcp.server.handshake.proxy_header import MAX_TEXT, SIGNATURE, UNKNOWN, BadProxyHeader, read
 
 
 def version_2(

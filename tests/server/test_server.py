@@ -12,8 +12,8 @@ import gevent
 import pytest
 
 import gtcp
-from gtcp.address import of_peer
-from gtcp.server.in_flight import ServingGreenlet
+from gtcp.server.connections.in_flight import ServingGreenlet
+from gtcp.transport.address import of_peer
 from tests.helpers import Gate, Line, eventually, process, serving
 
 GOODBYE = {"code": 503, "message": "going away"}

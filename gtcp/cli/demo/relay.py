@@ -10,8 +10,8 @@ import gevent
 from gevent.server import StreamServer
 from gevent.socket import create_connection
 
-from gtcp.address import Address
-from gtcp.protocol import LineBuffer
+from gtcp.protocol.framing import LineBuffer
+from gtcp.transport.address import Address
 
 RECV_BYTES = 65536
 

@@ -19,11 +19,11 @@ import gevent
 from gevent.event import Event
 from gevent.socket import wait_read
 
-from gtcp.address import parse
 from gtcp.cli.demo import app
 from gtcp.cli.demo.relay import Relay
 from gtcp.client.client import Client
 from gtcp.errors import GtcpError
+from gtcp.transport.address import parse
 
 #: Calls at once, and how long the handler of each sleeps, seconds.
 CALLS, NAP = 100, 0.1

@@ -1,0 +1,5 @@
+"""What a new peer passes before its first request.
+
+Read ``admission`` (networks, number of connections), then ``steps`` (PROXY header, TLS, secret)
+and ``proxy_header``.
+"""

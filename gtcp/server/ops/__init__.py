@@ -1,0 +1,5 @@
+"""What operators see: log lines.
+
+Read ``logger`` (levels, escaping, the public ``BaseLogger``), ``access_log``, ``failure_log``
+(rate-limited errors of handlers), ``background_log`` and ``log_stream`` (no waiting for a reader).
+"""

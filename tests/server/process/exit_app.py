@@ -1,0 +1,47 @@
+"""A server whose process hangs at its end, in the ways that a request chooses."""
+
+from __future__ import annotations
+
+import atexit
+import multiprocessing
+import os
+import threading
+import time
+
+import gevent
+
+import gtcp
+from gtcp.transport.sockets import original
+
+PID, ATEXIT, THREAD, PROCESS, WAIT = range(1, 6)
+
+server = gtcp.Server()
+begun: list[int] = []
+
+
+@server.handler(PID)
+def pid(request: gtcp.Request) -> list[int]:
+    return [os.getpid(), len(begun)]
+
+
+@server.handler(ATEXIT)
+def hang_at_exit(request: gtcp.Request) -> None:
+    atexit.register(original("time", "sleep"), 600)
+
+
+@server.handler(THREAD)
+def leave_thread(request: gtcp.Request) -> None:
+    """In a process that is not patched: a native thread, which the interpreter waits for."""
+    threading.Thread(target=time.sleep, args=(600,), name="a-thread-that-hangs").start()
+
+
+@server.handler(PROCESS)
+def leave_process(request: gtcp.Request) -> None:
+    context = multiprocessing.get_context("fork")
+    context.Process(target=time.sleep, args=(600,), name="a-process-that-hangs").start()
+
+
+@server.handler(WAIT, run_to_end=True)
+def wait(request: gtcp.Request) -> None:
+    begun.append(1)
+    gevent.sleep(600)
