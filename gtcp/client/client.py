@@ -1,8 +1,7 @@
 """The client: an ordinary call that returns the result or raises.
 
-The path of a call: find the deadline, let the pool pick a connection, encode and send the request,
-wait for the reply, return or raise. A failed call is tried again if the handler certainly did not
-run, or if the call is idempotent.
+The path of a call: find the deadline (``calls``), let the pool pick a connection (``pool``), encode
+and send the request and wait for the reply (``connections``), return or raise.
 """
 
 from __future__ import annotations
@@ -10,26 +9,20 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable, Iterator
 from functools import partial
-from time import monotonic
-from typing import Any, Final, Literal, TypeVar, overload
+from typing import Any, Literal, TypeVar, overload
 
-from gevent import get_hub
 from msgspec import Raw
 
-from gtcp.arguments import LONGEST_SECONDS, check_seconds, check_text
+from gtcp.arguments import check_text
 from gtcp.client.arguments import check_choices, check_map, check_options, check_request
-from gtcp.client.connections.reply import error_of, result_of
+from gtcp.client.calls import DEFAULT, Calls, Default, result_from
 from gtcp.client.credentials import key_of, tls_of
 from gtcp.client.dialing.dial import Dialled, Options, Trust, dial
 from gtcp.client.dialing.history import AddressHistory
 from gtcp.client.pool import Pool
-from gtcp.client.pools import Pools, never_return
+from gtcp.client.pools import Pools
 from gtcp.client.retry import Retry
-from gtcp.client.stream import Outcome, Stream
-from gtcp.client.threads import run_in_thread_of, thread_ident
-from gtcp.deadline import current
-from gtcp.errors import ConnectError, ConnectionLost, Executed, GtcpError, ProtocolError
-from gtcp.protocol.messages import GOING_AWAY, Reply
+from gtcp.errors import ConnectError, ConnectionLost
 from gtcp.transport.address import parse
 
 R = TypeVar("R")
@@ -37,14 +30,7 @@ R = TypeVar("R")
 DEFAULT_TIMEOUT = 30.0
 
 
-class _Default:
-    """The type of the default of an argument: use the client's own setting."""
-
-
-_DEFAULT: Final = _Default()
-
-
-class Client:
+class Client(Calls):
     """Calls the commands of one server.
 
     One client serves any number of greenlets and OS threads (each thread has connections of
@@ -103,13 +89,13 @@ class Client:
         cert: str | None = None,
         key: str | None = None,
         server_name: str | None = None,
-        secret: str | bytes | _Default | None = _DEFAULT,
+        secret: str | bytes | Default | None = DEFAULT,
         secret_file: str | None = None,
     ) -> None:
         check_text("address", address)
         self.address = parse(address)
         tls = tls_of(self.address, ca, cert, key, server_name)
-        proven = key_of(secret, secret_file, _DEFAULT)
+        proven = key_of(secret, secret_file, DEFAULT)
         self._trust = None
         if tls is not None or proven is not None:
             self._trust = Trust(tls, server_name or self.address.host, proven)
@@ -124,11 +110,9 @@ class Client:
         }
         check_options({**options, "timeout": timeout, "retries": retries})
         self._options = Options(**options)
-        self._timeout = timeout
-        self._retry = Retry(retries)
         self._history = AddressHistory()
         make = partial(Pool, self.address, self._options, self._trust, self._history)
-        self._pools = Pools(make)
+        super().__init__(timeout, Retry(retries), Pools(make))
         # Otherwise the event loop would keep the connections of a client that is forgotten.
         weakref.finalize(self, self._pools.drop, repr(self)).atexit = False
 
@@ -147,7 +131,7 @@ class Client:
         cmdid: int,
         params: Any = None,
         *,
-        timeout: float | _Default | None = ...,
+        timeout: float | Default | None = ...,
         idempotent: bool = ...,
         result: type[R],
         meta: dict[str, str] | None = ...,
@@ -159,7 +143,7 @@ class Client:
         cmdid: int,
         params: Any = None,
         *,
-        timeout: float | _Default | None = ...,
+        timeout: float | Default | None = ...,
         idempotent: bool = ...,
         meta: dict[str, str] | None = ...,
         detach: bool = ...,
@@ -169,7 +153,7 @@ class Client:
         cmdid: int,
         params: Any = None,
         *,
-        timeout: float | _Default | None = _DEFAULT,
+        timeout: float | Default | None = DEFAULT,
         idempotent: bool = False,
         result: Any = Any,
         meta: dict[str, str] | None = None,
@@ -208,14 +192,14 @@ class Client:
         reply = self._complete(pool, cmdid, params, deadline, meta, idempotent, raw)
         if reply.code == 0 and type(reply.result) is not Raw:
             return reply.result
-        return _result(reply, result)
+        return result_from(reply, result)
 
     def notify(
         self,
         cmdid: int,
         params: Any = None,
         *,
-        timeout: float | _Default | None = _DEFAULT,
+        timeout: float | Default | None = DEFAULT,
         meta: dict[str, str] | None = None,
     ) -> None:
         """Send a request that gets no reply; returns when the kernel has the whole line.
@@ -249,7 +233,7 @@ class Client:
         *,
         window: int = ...,
         ordered: bool = ...,
-        timeout: float | _Default | None = ...,
+        timeout: float | Default | None = ...,
         idempotent: bool = ...,
         result: type[R],
         meta: dict[str, str] | None = ...,
@@ -263,7 +247,7 @@ class Client:
         *,
         window: int = ...,
         ordered: bool = ...,
-        timeout: float | _Default | None = ...,
+        timeout: float | Default | None = ...,
         idempotent: bool = ...,
         result: type[R],
         meta: dict[str, str] | None = ...,
@@ -277,7 +261,7 @@ class Client:
         *,
         window: int = ...,
         ordered: bool = ...,
-        timeout: float | _Default | None = ...,
+        timeout: float | Default | None = ...,
         idempotent: bool = ...,
         meta: dict[str, str] | None = ...,
         return_exceptions: bool = ...,
@@ -289,7 +273,7 @@ class Client:
         *,
         window: int = Options().max_in_flight,
         ordered: bool = True,
-        timeout: float | _Default | None = _DEFAULT,
+        timeout: float | Default | None = DEFAULT,
         idempotent: bool = False,
         result: Any = Any,
         meta: dict[str, str] | None = None,
@@ -324,7 +308,7 @@ class Client:
             cmdid, source, window, ordered, seconds, idempotent, result, meta, return_exceptions
         )
 
-    def connect(self, *, timeout: float | _Default | None = _DEFAULT) -> None:
+    def connect(self, *, timeout: float | Default | None = DEFAULT) -> None:
         """Open ``min_connections`` now, not when there are calls for them.
 
         Args:
@@ -353,120 +337,3 @@ class Client:
             request lines, ``dropped`` replies nobody waited for, and ``retries`` so far.
         """
         return {**self._pools.counts(), "retries": self._retry.count}
-
-    def _seconds(self, timeout: float | _Default | None) -> float | None:
-        if isinstance(timeout, _Default):
-            return self._timeout
-        kind = type(timeout)
-        if (kind is not float and kind is not int) or not 0 <= timeout <= LONGEST_SECONDS:  # type: ignore[operator]
-            check_seconds("timeout", timeout)
-        return timeout
-
-    def _deadline(self, timeout: float | _Default | None, detach: bool) -> float | None:
-        seconds = self._seconds(timeout)
-        own = None if seconds is None else monotonic() + seconds
-        inherited = None if detach else current()
-        if inherited is None:
-            return own
-        return inherited if own is None else min(own, inherited)
-
-    def _complete(  # noqa: C901  one frame less for every call
-        self,
-        pool: Pool,
-        cmdid: int,
-        params: Any,
-        deadline: float | None,
-        meta: dict[str, str] | None,
-        idempotent: bool,
-        raw: bool,
-        failure: Reply | GtcpError | None = None,
-    ) -> Reply:
-        """Send a call, retry it if it fails, and return its final reply.
-
-        It stays with the pool in which it began. So if the process forks meanwhile, the child
-        recognises its copy of the call, which belongs to the parent, and blocks it for ever.
-        ``executed`` of the exception covers all attempts together.
-
-        Args:
-            failure: how a first attempt failed, if there was one.
-        """
-        attempt = 0
-        earlier: Executed = "no"
-        try:
-            while True:
-                if failure is not None:
-                    attempt += 1
-                    error = error_of(failure) if isinstance(failure, Reply) else failure
-                    self._retry.wait_or_raise(error, attempt, idempotent, deadline)
-                    if error.executed != "no":
-                        earlier = "maybe"
-                try:
-                    connection = pool.ready() or pool.get_for(cmdid, params, deadline, meta)
-                    reply = connection.call(cmdid, params, deadline, meta, raw)
-                except (ConnectError, ConnectionLost, ProtocolError) as exc:
-                    failure = exc
-                else:
-                    if reply.code != GOING_AWAY:
-                        if reply.code and earlier != "no":
-                            raise error_of(reply)
-                        return reply
-                    connection.retire()
-                    failure = reply
-        except GtcpError as exc:
-            if pool.left_to_parent:
-                never_return()
-            if exc.executed == "no":
-                exc.executed = earlier
-            raise
-
-    def _stream(
-        self,
-        cmdid: int,
-        source: Iterator[Any],
-        window: int,
-        ordered: bool,
-        timeout: float | None,
-        idempotent: bool,
-        result: Any,
-        meta: dict[str, str] | None,
-        return_exceptions: bool,
-    ) -> Iterator[Any]:
-        pool = self._pools.here()
-        hub, thread = get_hub(), thread_ident()
-
-        def complete(params: Any, deadline: float | None, failure: Reply | GtcpError) -> Reply:
-            return self._complete(pool, cmdid, params, deadline, meta, idempotent, raw, failure)
-
-        raw = result is not Any
-        stream = Stream(pool, cmdid, meta, timeout, window, ordered, raw, complete)
-        try:
-            for outcome in stream.outcomes(source):
-                try:
-                    value = _result(outcome, result)
-                except Exception as exc:
-                    if not return_exceptions:
-                        raise
-                    value = exc
-                yield value
-                if thread_ident() != thread:
-                    raise GtcpError("a map's results have to be taken in the thread it began in")
-        finally:
-            if thread_ident() == thread:
-                stream.abandon()
-            else:
-                run_in_thread_of(hub, stream.abandon)
-
-
-def _result(outcome: Outcome, wanted: Any) -> Any:
-    """The result of a call as the type that the caller asked for.
-
-    Raises:
-        RemoteError: the reply's code is not 0.
-        ProtocolError: the result does not fit the type.
-        Exception: the outcome itself, when it is one.
-    """
-    if not isinstance(outcome, Reply):
-        raise outcome
-    if outcome.code != 0:
-        raise error_of(outcome)
-    return result_of(outcome, wanted)

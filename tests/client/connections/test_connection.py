@@ -14,7 +14,7 @@ import pytest
 from gevent.exceptions import BlockingSwitchOutError
 
 import gtcp
-from gtcp.client.connections import connection
+from gtcp.client.connections import closing
 from tests.client.fakes import (
     GOODBYE,
     FakeServer,
@@ -55,7 +55,7 @@ def is_leaving(client: gtcp.Client) -> bool:
 @pytest.fixture
 def _unasked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Peers are not asked for their limits: they follow scripts that do not know it."""
-    monkeypatch.setattr(connection, "ASK_ABOVE", inf)
+    monkeypatch.setattr(closing, "ASK_ABOVE", inf)
 
 
 unasked = pytest.mark.usefixtures("_unasked")
@@ -341,16 +341,21 @@ def test_after_a_refusal_without_a_clean_end_calls_may_have_run(scripted: Script
     assert all(is_error(each.get(), gtcp.ConnectionLost, "maybe") for each in calls)
 
 
-@pytest.mark.parametrize("way", ["notified", "given up"])
+@pytest.mark.parametrize("way", ["notified", "given up", "expired"])
 def test_what_is_refused_and_nobody_waits_for_fails_no_call(scripted: Scripted, way: str) -> None:
     refusal = {"code": 413, "message": "too long"}
     _, client = scripted(says(refusal, after=3, end=Peer.close), Peer.echo)
     if way == "notified":
         client.notify(2)
         calls = [begin(client.call, 1, {"n": n}) for n in range(2)]
-    else:
+    elif way == "given up":
         given_up, *calls = [begin(client.call, 1, {"n": n}) for n in (-1, 0)]
         given_up.kill()
+    else:
+        expired = begin(client.call, 1, {"n": -1}, timeout=0.05)
+        calls = [begin(client.call, 1, {"n": n}) for n in range(1)]
+        assert is_error(expired.get(), gtcp.CallTimeout, "maybe")
+        calls += [begin(client.call, 1, {"n": n}) for n in range(1, 2)]
     assert [each.get() for each in calls] == [{"n": n} for n in range(len(calls))]
 
 
