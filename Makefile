@@ -8,7 +8,7 @@ BIN := .venv/bin
 help:
 	@echo "make test      tests without real programs and slow ones, in parallel"
 	@echo "make test-all  all tests"
-	@echo "make lint      format, lint, types, layers"
+	@echo "make lint      format, lint, spelling, prose, types, layers"
 	@echo "make docs      HTML in build/docs"
 	@echo "make bench     gtcp, its peers and its floors, about seven minutes"
 	@echo "make fuzz      a minute of fuzzing"
@@ -28,6 +28,8 @@ test-all: $(BIN)/python
 lint: $(BIN)/python
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/codespell
+	$(BIN)/python .ci/prose
 	$(BIN)/mypy --strict gtcp
 	$(BIN)/lint-imports
 

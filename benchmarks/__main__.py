@@ -80,7 +80,7 @@ def cli(
 ) -> None:
     """Compare gtcp with its peers, its floors and itself, on this machine.
 
-    PART is server, client, memory, latency, scale or overload; all of them unless said.
+    PART is server, client, memory, latency, scale, overload or streams; all of them unless said.
     "publish" puts the last whole run into docs/.
     """
     if part == "publish":

@@ -1,4 +1,4 @@
-"""What a part is given: processes to start, loads to drive, options to heed."""
+"""The environment of a part: processes to start, loads to run, options."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Bench:
         self.processes.__exit__(kind, exc, traceback)
         self._folder.cleanup()
 
-    # Who takes part
+    # The participants
 
     def present(self, names: Sequence[str]) -> list[ModuleType]:
         """Those of the peers that were asked for and can run here; the others are noted."""
@@ -105,7 +105,7 @@ class Bench:
         return child, port
 
     def servers(self, found: Sequence[ModuleType]) -> dict[str, tuple[Child, int]]:
-        """The servers of those that start, by the peers' titles; the others are noted."""
+        """Start the peers' servers; return them by title. Those that do not start are noted."""
         started = {}
         for peer in found:
             try:
@@ -152,7 +152,7 @@ class Bench:
         return self.processes.start([str(self.lineload), *map(str, args)], core=self.cores.load)
 
     def finish_load(self, child: Child, seconds: float) -> Load:
-        """What a load found out.
+        """The result of a load.
 
         Raises:
             Failed: a connection broke, or a reply was an error.
@@ -182,7 +182,7 @@ class Bench:
         return OpenLoad(child, Path(path), seconds)
 
     def finish_open_load(self, started: OpenLoad) -> list[Answer]:
-        """What became of each request.
+        """The outcome of each request.
 
         Raises:
             Failed: a connection broke.

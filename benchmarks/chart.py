@@ -1,4 +1,4 @@
-"""A bar chart of a run, as SVG: who made how many calls, and under what conditions."""
+"""A bar chart of a run, as SVG: calls per second of each library, and the conditions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Panel(NamedTuple):
 
 
 def panels(run: Run) -> list[Panel]:
-    """What is worth a picture, of what the run measured."""
+    """Return the measurements that the chart shows."""
     tables = {table.title: table for table in run.tables()}
     wanted = [
         (CALLS, CONCURRENT, "64 concurrent callers: calls a second"),

@@ -1,9 +1,11 @@
-"""What the benchmarks' processes run:
+"""The programs of the benchmarks' processes:
 
 python -m benchmarks.child serve PEER PORT [VARIANT]    a server, until it is killed
 python -m benchmarks.child call PEER PORT               a caller, see drive.py
 python -m benchmarks.child hold PORT COUNT              connections that do nothing
+python -m benchmarks.child unread PORT COUNT KIND       streams that are not read
 python -m benchmarks.child trickle PORT COUNT SECONDS   connections that never finish a line
+python -m benchmarks.child restarts ADDRESS...          calls while servers are restarted
 python -m benchmarks.child busy                         keeps the processor busy
 python -m benchmarks.child idle PORT                    what an idle client weighs
 """
@@ -15,8 +17,8 @@ from typing import NoReturn
 
 def main() -> None:
     what, *args = sys.argv[1:]
-    known = {"serve": serve, "call": call, "hold": hold, "trickle": trickle}
-    known |= {"busy": busy, "idle": idle}
+    known = {"serve": serve, "call": call, "hold": hold, "trickle": trickle, "unread": unread}
+    known |= {"busy": busy, "idle": idle, "restarts": restarts}
     known[what](*args)
 
 
@@ -59,9 +61,36 @@ def hold(port: str, count: str) -> NoReturn:
         sys.stdin.read(1)
 
 
+def unread(port: str, count: str, kind: str) -> NoReturn:
+    """Open connections, each with a stream of large items, and read nothing."""
+    import select
+    import socket
+
+    from benchmarks.echo import HOST
+    from benchmarks.peers.gtcp_greenlets import STREAM
+
+    keys = ', "id": 1, "credit": 16' if kind == "credit" else ""
+    kept = []
+    for _ in range(int(count)):
+        sock = socket.create_connection((HOST, int(port)))
+        sock.sendall(f'{{"cmdid": {STREAM}, "stream": true{keys}}}\n'.encode())
+        poller = select.poll()
+        poller.register(sock, select.POLLIN)
+        poller.poll()  # it has begun
+        kept.append(sock)
+    print("ready", flush=True)
+    while True:
+        sys.stdin.read(1)
+
+
 def trickle(port: str, count: str, seconds: str) -> NoReturn:
     """Open connections that send a little now and then, and keep them."""
     importlib.import_module("benchmarks.trickle").trickle(int(port), int(count), int(seconds))
+
+
+def restarts(*addresses: str) -> None:
+    """Call a service whose servers are restarted."""
+    importlib.import_module("benchmarks.restarts").main(*addresses)
 
 
 def busy() -> NoReturn:

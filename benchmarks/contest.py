@@ -30,7 +30,7 @@ class Figure(NamedTuple):
 
 @dataclass(frozen=True)
 class Contest:
-    """Who is measured at what, and how.
+    """The plan of a contest: participants, load and method.
 
     Attributes:
         rounds, seconds: how often and how long; None for what the command line says.
@@ -62,7 +62,7 @@ class Outcome(NamedTuple):
 def hold(
     contest: Contest, rounds: int, seconds: float, step: Callable[[str], None] = lambda _label: None
 ) -> Outcome:
-    """Hold a contest; `step` is called after every measurement, with what comes next."""
+    """Run a contest; `step` is called after every measurement, with the next one."""
     found = _Found({figure.name: {} for figure in contest.figures})
     failed: dict[str, str] = {}
     for turn in range(contest.rounds or rounds):

@@ -5,6 +5,7 @@ It reads questions from its stdin, a line of JSON each:
     {"do": "calls", "callers": 64, "seconds": 0.4}    -> {"rps": ...}
     {"do": "repeat", "callers": 64, "count": 1000000} -> {}
     {"do": "map", "count": 100000}                    -> {"rps": ..., "grown": ...}
+    {"do": "stream", "count": 100000}                 -> {"rps": ..., "grown": ...}
 """
 
 import json
@@ -25,7 +26,7 @@ Call = Callable[[], Any]
 def answer_questions(peer: ModuleType, port: int) -> None:
     """Answer until stdin ends."""
     print("ready", flush=True)
-    known = {"calls": calls, "repeat": repeat, "map": map_calls}
+    known = {"calls": calls, "repeat": repeat, "map": map_calls, "stream": stream}
     for line in sys.stdin:
         question = json.loads(line)
         answer = known[question.pop("do")](peer, port, **question)
@@ -61,9 +62,18 @@ def repeat(peer: ModuleType, port: int, callers: int, count: int) -> dict[str, f
 
 def map_calls(peer: ModuleType, port: int, count: int) -> dict[str, float]:
     """Calls a second of a `client.map`, and the bytes the process grew by."""
+    return _results(peer.mapped, port, count)
+
+
+def stream(peer: ModuleType, port: int, count: int) -> dict[str, float]:
+    """Items a second of a `client.stream`, and the bytes the process grew by."""
+    return _results(peer.streamed, port, count)
+
+
+def _results(source: Callable[..., Any], port: int, count: int) -> dict[str, float]:
     before = resident_bytes(os.getpid())
     start = monotonic()
-    with peer.mapped(port, count) as results:
+    with source(port, count) as results:
         got = sum(1 for _ in results)
     assert got == count, f"{got} results of {count}"
     return {"rps": count / (monotonic() - start), "grown": resident_bytes(os.getpid()) - before}

@@ -35,7 +35,7 @@ class Shape(NamedTuple):
 
 
 class Load(msgspec.Struct, frozen=True):
-    """What lineload prints: replies a second, latencies in microseconds (None when no request
+    """The output of lineload: replies a second, latencies in microseconds (None when no request
     was both sent and answered while it counted), what went wrong."""
 
     rps: float
@@ -48,7 +48,7 @@ class Load(msgspec.Struct, frozen=True):
 
 
 class Answer(NamedTuple):
-    """What openload writes down of a request: when it was due (monotonic seconds), how long
+    """The record of a request by openload: when it was due (monotonic seconds), how long
     its reply took from then, its code; -1 when there was no reply within a second after the end.
     """
 
@@ -61,7 +61,7 @@ _ANSWER = struct.Struct("dfi")
 
 
 def answers(path: Path) -> list[Answer]:
-    """What an openload wrote down, in the order in which the requests were due."""
+    """Return the records of an openload, in the order in which the requests were due."""
     return [Answer(*each) for each in _ANSWER.iter_unpack(path.read_bytes())]
 
 

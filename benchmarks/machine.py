@@ -1,4 +1,4 @@
-"""What the benchmarks run on: the processor, its cores, the versions."""
+"""The machine of the benchmarks: the processor, its cores, the versions."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _cpu_model() -> str:
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
-    """Python's, gtcp's with its commit, and those of what is installed of the packages."""
+    """Return the versions of Python, gtcp (with its commit) and the installed packages."""
     import gtcp  # here, so that what weighs a client can import this module without it
 
     found = {"Python": platform.python_version(), "gtcp": gtcp.__version__ + _commit()}

@@ -23,7 +23,7 @@ from typing import Any
 from benchmarks.echo import HOST
 from benchmarks.machine import ROOT
 
-#: Seconds a process gets to start, and to do more than it was told to take.
+#: Seconds that a process gets to start, and beyond its planned duration.
 PATIENCE = 20.0
 
 #: The signals that end a benchmark.
@@ -112,7 +112,7 @@ class Child:
                 return
 
     def why(self, what: str) -> str:
-        """What happened, and the last thing it had to say about it."""
+        """A process failed; the message has its last output."""
         self._stderr.seek(0)
         said = self._stderr.read().decode(errors="replace").strip().splitlines()
         return f"{what}: {said[-1]}" if said else what
@@ -183,7 +183,7 @@ def open_files() -> int:
 
 
 def _in_child(core: int | None) -> Callable[[], None]:
-    """What a child does before it becomes its program: we have no threads, so it may."""
+    """Prepare a child before it runs its program; safe, because there are no threads."""
     parent = os.getpid()
     libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
     limits = (open_files(), resource.getrlimit(resource.RLIMIT_NOFILE)[1])

@@ -1,4 +1,4 @@
-"""Puts a run into the documentation: its JSON, its chart, and its tables in performance.md."""
+"""Publish a run: its JSON, its chart, and its tables in docs/reference/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def publish(source: Path, docs: Path = DOCS) -> list[Path]:
     run = load(source)
     if {"--quick", "--peer"} & {word.partition("=")[0] for word in shlex.split(run.command)}:
         raise ValueError("only a whole run is published: python -m benchmarks")
-    page = docs / "performance.md"
+    page = docs / "reference" / "benchmarks.md"
     saved, chart = docs / "benchmarks.json", docs / "benchmarks.svg"
     page.write_text(with_figures(page.read_text(encoding="utf-8"), run), encoding="utf-8")
     run.save(saved)

@@ -1,4 +1,5 @@
-"""How much memory a process has. Imports next to nothing: a client is weighed with it."""
+"""How much memory and processor time a process takes. Imports next to nothing: a client is weighed
+with it."""
 
 import os
 
@@ -18,3 +19,13 @@ def resident_bytes(pid: int) -> int:
     if not text.strip():
         raise ProcessLookupError(pid)
     return int(text) * 1024
+
+
+def processor_seconds(pid: int) -> float:
+    """The processor time of a process's main thread, to the nanosecond.
+
+    Raises:
+        OSError: there is no such process, or this is not Linux.
+    """
+    with open(f"/proc/{pid}/schedstat") as file:
+        return int(file.read().split()[0]) / 1e9

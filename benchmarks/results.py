@@ -1,4 +1,4 @@
-"""What a run found out: tables of cells, with the machine and the versions; saved as JSON."""
+"""Results of a run: tables of cells, with the machine and the versions; saved as JSON."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ class Table(msgspec.Struct, frozen=True):
 
     @property
     def ratio_means(self) -> str:
-        """What stands in the parentheses."""
+        """Return the text in the parentheses."""
         if not self.reference:
             return ""
         return f"{self.reference} ÷ it" if self.over_row else f"it ÷ {self.reference}"
 
 
 class Part(msgspec.Struct, frozen=True):
-    """What `python -m benchmarks NAME` measured, and what it had to leave out."""
+    """Results of `python -m benchmarks NAME`, and the parts that were left out."""
 
     name: str
     tables: list[Table]
@@ -111,7 +111,7 @@ def table(
     over_row: bool = True,
     note: str = "",
 ) -> Table:
-    """A table of what was measured; rows and cells without a figure are left out."""
+    """Return a table of the measurements; rows and cells without a figure are left out."""
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
     standard = rows.get(reference, {})
     summed = {

@@ -15,7 +15,7 @@ from benchmarks.results import Part
 
 
 def run_part(name: str, options: Options, label: str) -> Part:
-    """What a part found out, and a line for everything that it had to leave out."""
+    """Results of a part, and a line for everything that was left out."""
     module = importlib.import_module(f"benchmarks.parts.{name}")
     tables = []
     with Bench(options) as bench:

@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from benchmarks.results import Cell, Part, Run, Table
 
+#: Columns of figures that a page of the documentation shows without sideways scrolling.
+MOST_COLUMNS = 6
+
 
 def number(value: float) -> str:
     """Three digits or more: 123,456, 78.9, 1.23."""
@@ -73,9 +76,15 @@ def part_as_text(part: Part, width: int = 100) -> str:
 
 
 def as_markdown(table: Table) -> str:
-    """The table as Markdown, its title in bold above it."""
-    head, *rows = _grid(table)
-    lines = [f"**{_heading(table)}**", "", _row(head), _row(["---", *["--:"] * len(table.columns)])]
+    """The table as Markdown, its title in bold above it.
+
+    A table with more columns than a page is wide is transposed.
+    """
+    grid = _grid(table)
+    if len(table.columns) > MOST_COLUMNS:
+        grid = [list(column) for column in zip(*grid, strict=True)]
+    head, *rows = grid
+    lines = [f"**{_heading(table)}**", "", _row(head), _row(["---", *["--:"] * (len(head) - 1)])]
     lines += map(_row, rows)
     if table.note:
         lines += ["", table.note]

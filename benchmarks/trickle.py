@@ -10,7 +10,7 @@ from benchmarks.echo import HOST
 
 
 class Sender:
-    """One of them. Who is cut connects again at once."""
+    """One slow sender. When it is cut off, it connects again immediately."""
 
     def __init__(self, port: int) -> None:
         self._port = port

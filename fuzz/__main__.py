@@ -31,7 +31,7 @@ def main() -> int:
 
 
 def clean(target: str, options: argparse.Namespace, count: int) -> bool:
-    """Run one target; tell what came of it."""
+    """Run one target and report the outcome."""
     corpus = None if options.corpus is None else (options.corpus / target).absolute()
     seconds = options.seconds / count
     outcome = fuzz(target, options.engine, seconds, options.seed, corpus)

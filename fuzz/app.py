@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -11,6 +11,7 @@ from gevent import idle
 import gtcp
 
 ECHO, WAITS, FAILS, TYPED, REFUSES, ANY = 1, 2, 3, 4, 5, 6
+STREAMS = 8  # 7 is unknown
 
 
 class Point(msgspec.Struct):
@@ -56,5 +57,13 @@ def commands(ran: list[gtcp.Request[Any]], wait: Callable[[], Any] = idle) -> gt
     def takes_all(request: gtcp.Request[Any]) -> Any:
         ran.append(request)
         return request.params
+
+    @table.handler(STREAMS)
+    def streams(request: gtcp.Request[dict[str, Any]]) -> Iterator[Any]:
+        ran.append(request)
+        for key, value in request.params.items():
+            if key == "wait":
+                wait()
+            yield value
 
     return table

@@ -1,4 +1,4 @@
-"""What makes the inputs: atheris, guided by coverage, or hypothesis, by its strategies.
+"""Generators of inputs: atheris, guided by coverage, or hypothesis, by its strategies.
 
 Each target runs in a process of its own, which may crash, hang or eat its memory: the input
 that it was at is kept all the same.
@@ -35,7 +35,7 @@ def available() -> str:
 
 
 class Outcome(NamedTuple):
-    """What a run of one target came to."""
+    """The outcome of a run of one target."""
 
     executions: int  # inputs tried
     failed: bool  # whether it ended otherwise than it should

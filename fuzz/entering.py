@@ -1,10 +1,11 @@
-"""Somebody who connects to a server that asks first who it is: over a real pair of sockets."""
+"""A peer that connects to a server with a handshake, over a real pair of sockets."""
 
 from __future__ import annotations
 
 import json
 import socket
 from typing import Any
+from unittest import mock
 
 import gevent
 
@@ -21,9 +22,6 @@ from gtcp.transport.secret import Key
 # What the handlers ran, of one input at a time: a table is costly to make.
 RAN: list[gtcp.Request[Any]] = []
 TABLE = commands(RAN, gevent.idle).table(8)
-
-# A pair of unix sockets stands for TCP, of which so many would use up the ports.
-Entrant.is_unix = False  # type: ignore[assignment, method-assign]
 
 
 class Stranger:
@@ -46,8 +44,10 @@ class Stranger:
         self.sock.setblocking(False)
         self._theirs.setblocking(False)
 
+    # A pair of unix sockets stands for TCP, of which so many would use up the ports.
+    @mock.patch.object(Entrant, "is_unix", False)
     def play(self) -> None:
-        """Connect, send all, and see that nothing of it stays."""
+        """Connect, send all, and check that the server keeps nothing of it."""
         try:
             ServingGreenlet(self._admission.serve, self._theirs, ("127.0.0.1", 1)).start()
             turn()
@@ -65,7 +65,7 @@ class Stranger:
         assert all(isinstance(each, dict) for each in answered)
 
     def introduce(self) -> None:
-        """What is said before the stream."""
+        """Send what precedes the stream."""
 
     def send(self, data: bytes) -> None:
         """Send, as far as the server takes it."""

@@ -1,4 +1,4 @@
-"""What an input says: a header of four bytes, then the stream that a peer sends.
+"""The format of an input: a header of four bytes, then the stream that a peer sends.
 
 1. and 2.: the sizes of the pieces it is sent in, by turns; 0 for all that is left.
 3.: a target's own switches, a bit each.

@@ -1,4 +1,4 @@
-"""What no input may cause, whatever the target: an error in the hub, a hang, much time or memory.
+"""Failures that no input may cause: an error in the hub, a hang, much time or memory.
 
 Time is the processor's, not the clock's: a busy machine is no finding.
 """
@@ -22,7 +22,7 @@ PATIENCE = 10.0
 SECONDS = 2.0
 SECONDS_A_BYTE = 20e-6
 
-#: Kilobytes by which the most memory ever used may grow with one input.
+#: Kilobytes that one input may add to the peak of memory.
 KILOBYTES = 128 * 1024
 
 
@@ -50,7 +50,7 @@ def watched(stream: bytes) -> Iterator[None]:
 
 
 def turn() -> None:
-    """Let everybody go on who can, after one look at the sockets.
+    """Let all greenlets run that can, after one poll of the sockets.
 
     ``sleep(0)`` would do for greenlets, but gevent runs many of those before it looks.
     """

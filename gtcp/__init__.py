@@ -1,7 +1,7 @@
 """gtcp: synchronous RPC with deadlines enforced on both sides and errors that say what ran.
 
-The client and the server are imported when they are first used: who only calls does not load
-the server, nor the other way round.
+The client and the server are imported when they are first used: a program that only calls does
+not load the server, nor the other way round.
 """
 
 from importlib import import_module
@@ -17,6 +17,7 @@ from gtcp.errors import (
     GtcpError,
     PoolTimeout,
     ProtocolError,
+    Refused,
     RemoteError,
     RemoteTimeout,
     SettingsError,
@@ -24,36 +25,52 @@ from gtcp.errors import (
 from gtcp.protocol.messages import Request
 from gtcp.shield import shield
 from gtcp.transport.identity import Peer
+from gtcp.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from gtcp.client.calls import DEFAULT, Default
     from gtcp.client.client import Client
+    from gtcp.client.hosts.resolver import Host, Resolver
+    from gtcp.client.middleware import ClientCall
+    from gtcp.client.streams import ResultStream
+    from gtcp.client.stub import Stub
     from gtcp.server.commands.handler import BaseHandler, Commands
+    from gtcp.server.ops.json_format import JsonFormatter, RequestFilter
     from gtcp.server.ops.logger import BaseLogger
     from gtcp.server.server import Server
     from gtcp.server.settings import Settings
 
-__version__ = "0.2.0"
 
 __all__ = [
+    "DEFAULT",
     "BaseHandler",
     "BaseLogger",
     "CallTimeout",
     "Cancelled",
     "Client",
+    "ClientCall",
     "CommandError",
     "Commands",
     "ConnectError",
     "ConnectionLost",
+    "Default",
     "GtcpError",
+    "Host",
+    "JsonFormatter",
     "Peer",
     "PoolTimeout",
     "ProtocolError",
+    "Refused",
     "RemoteError",
     "RemoteTimeout",
     "Request",
+    "RequestFilter",
+    "Resolver",
+    "ResultStream",
     "Server",
     "Settings",
     "SettingsError",
+    "Stub",
     "deadline",
     "shield",
     "spawn",
@@ -61,12 +78,21 @@ __all__ = [
 
 #: Where the names are that are imported when they are first used.
 _HOMES = {
+    "DEFAULT": "gtcp.client.calls",
     "BaseHandler": "gtcp.server.commands.handler",
     "BaseLogger": "gtcp.server.ops.logger",
     "Client": "gtcp.client.client",
+    "ClientCall": "gtcp.client.middleware",
     "Commands": "gtcp.server.commands.handler",
+    "Default": "gtcp.client.calls",
+    "Host": "gtcp.client.hosts.resolver",
+    "JsonFormatter": "gtcp.server.ops.json_format",
+    "RequestFilter": "gtcp.server.ops.json_format",
+    "Resolver": "gtcp.client.hosts.resolver",
+    "ResultStream": "gtcp.client.streams",
     "Server": "gtcp.server.server",
     "Settings": "gtcp.server.settings",
+    "Stub": "gtcp.client.stub",
 }
 
 if not TYPE_CHECKING:  # a type checker that saw it would take every misspelt name

@@ -11,6 +11,9 @@ from collections.abc import Iterable
 from math import isfinite
 from typing import Any, NoReturn
 
+from msgspec import Raw, Struct
+
+from gtcp.errors import CommandError
 from gtcp.masking import MASK, may_be_secret
 
 #: Seconds. "No limit" is written None.
@@ -103,3 +106,38 @@ def checked_secrets(name: str, value: Any) -> str | bytes | list[str]:
     elif isinstance(value, str | bytes):
         return value
     raise TypeError(f"{name}: expected a string, bytes or a list of strings")
+
+
+def error_classes(name: str, value: Any) -> tuple[type[CommandError], ...]:
+    """Return classes of errors of an application; refuse what has no code, or a code twice.
+
+    Raises:
+        TypeError: naming the argument.
+        ValueError: two of them have the same code.
+    """
+    classes = tuple(value) if isinstance(value, Iterable) else (value,)
+    codes: dict[int, type[CommandError]] = {}
+    for each in classes:
+        if not (isinstance(each, type) and issubclass(each, CommandError)) or not each.own_code:
+            wrong_type(name, "subclasses of gtcp.CommandError with a code=", each)
+        if codes.setdefault(each.own_code, each) is not each:
+            first = codes[each.own_code].__name__
+            raise ValueError(f"{name}: {first} and {each.__name__} both have code {each.own_code}")
+    return classes
+
+
+def check_params(params: Any) -> None:
+    """Refuse params that are not a JSON object. Their value is not shown."""
+    if params is not None and not isinstance(params, dict) and not _is_object(params):
+        expected = "a dict, a msgspec.Struct, a dataclass or None"
+        kind = type(params).__name__
+        raise TypeError(f"params: expected {expected}, got an object of type {kind}")
+
+
+def _is_object(value: Any) -> bool:
+    """Return whether msgspec encodes a value as a JSON object; dicts are not asked about."""
+    if isinstance(value, Struct):
+        return not value.__struct_config__.array_like
+    if isinstance(value, Raw):
+        return bytes(value).lstrip()[:1] == b"{"
+    return any(hasattr(type(value), each) for each in ("__dataclass_fields__", "__attrs_attrs__"))

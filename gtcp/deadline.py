@@ -1,4 +1,4 @@
-"""How much time is left: of the running request, and of whatever narrowed it.
+"""The deadline of the running code: that of its request, or an earlier one of a block.
 
 A deadline is a point on the monotonic clock, in seconds; None means there is none. On the
 wire it is a duration, since two machines share no clock.
@@ -39,12 +39,14 @@ class Carrier:
     """A greenlet that runs requests; calls made in it inherit the running one's deadline.
 
     Attributes:
+        request: the one whose handler it runs, or None.
         shields: how many ``shield`` blocks of the greenlet are open.
         deferred: what will be raised at the end of the outermost of them, or None.
     """
 
     __slots__ = ()
 
+    request: Any
     shields: int
     deferred: BaseException | None
 
@@ -110,17 +112,18 @@ def earliest(*deadlines: float | None) -> float | None:
 
 @contextmanager
 def deadline(seconds: float) -> Iterator[None]:
-    """Give a block at most this many seconds, or what is left of the request if that is less.
+    """Limit the time of a ``with`` block; calls inside inherit the deadline.
 
-    Calls inside inherit it, and a block that waits past it is stopped; within a ``shield`` that
-    was entered inside the block, it is stopped when the shield ends.
+    A block that waits past its deadline is stopped; within a ``shield`` that was entered inside the
+    block, it is stopped when the shield ends. Inside a handler, the remaining time of the request
+    is the upper limit.
 
     Args:
-        seconds: 0 or less for a deadline that has passed already.
+        seconds: the limit; 0 or less for a deadline that has passed already.
 
     Raises:
-        TypeError, ValueError: before the block is entered, ``seconds`` is no duration.
-        CallTimeout: when the time passed while the block waited; ``executed`` is ``"maybe"``.
+        TypeError, ValueError: ``seconds`` is not a duration; the block is not entered.
+        CallTimeout: the time passed while the block waited; ``executed`` is ``"maybe"``.
     """
     check_number("seconds", seconds, DURATION)
     if seconds > LONGEST_SECONDS:
@@ -154,12 +157,18 @@ def _end(own: Block, timer: Any) -> None:
 
 
 def spawn(function: Callable[..., R], *args: Any, **kwargs: Any) -> gevent.Greenlet[..., R]:
-    """Like ``gevent.spawn``, and the child has the context and the deadline of the parent.
+    """Start a greenlet that inherits the context and the deadline of the current one.
 
-    The child is not stopped when the request is, and a ``shield`` of the parent is not its own.
+    The child is not cancelled with its parent's request, and a ``shield`` of the parent does not
+    cover it.
+
+    Args:
+        function: run in the greenlet.
+        *args: its positional arguments.
+        **kwargs: its keyword arguments.
 
     Returns:
-        gevent.Greenlet: already scheduled.
+        gevent.Greenlet: already scheduled; ``get()`` returns the result of the function.
     """
     context = contextvars.copy_context()
     context.run(block.set, Block(current(), None))

@@ -1,4 +1,4 @@
-"""What is not shown: a text that may be a secret, given where something else was meant.
+"""Masking of text that may be a secret, given where something else was expected.
 
 The name of a file, mostly: `GTCP_SECRET_FILE=$(cat secret)` is easily typed, and what is printed
 about it ends up in a journal.
@@ -18,7 +18,7 @@ MASK = "*** (not shown, since it looks like a secret)"
 
 
 def may_be_secret(text: object) -> bool:
-    """Whether it looks like a secret, with its name or without, or like a PEM file's content."""
+    """Return whether it looks like a secret, with or without a name, or like a PEM file."""
     if not isinstance(text, str):
         return False
     stripped = text.strip()

@@ -22,20 +22,21 @@ from gtcp.deadline import Block, Carrier, block, interrupt
 
 @contextmanager
 def shield() -> Iterator[None]:
-    """Keep a block from being stopped: cancellation and deadlines take effect when it ends.
+    """Defer cancellation and deadlines to the end of a ``with`` block.
 
-    The request's deadline, a caller that has gone, the forced end of a drain, and ``deadline(...)``
-    blocks around the shield are deferred. Shields may be nested: the end of the outermost one
+    Deferred are the request's deadline, a caller that hangs up, the forced end of a drain, and
+    ``deadline(...)`` blocks around the shield. Shields can be nested: the end of the outermost one
     counts. Calls inside do not inherit the deferred deadlines; ``request.remaining()`` still counts
     down. A ``deadline(...)`` block inside the shield stops its own code as usual. Outside of a
-    handler there is no request to defer.
+    handler only ``deadline(...)`` blocks around it are deferred.
 
-    Not deferred: ``gevent.Timeout`` blocks and kills of the application, the end of the process.
+    Not deferred: ``gevent.Timeout`` blocks and kills by the application, and the end of the
+    process.
 
     Raises:
-        Cancelled: at the end, when the request was cancelled meanwhile. An exception of the block
-            is its ``__context__``.
-        CallTimeout: raised by a ``deadline(...)`` block around it whose time has passed.
+        Cancelled: at the end, if the request was cancelled meanwhile. An exception of the block is
+            its ``__context__``.
+        CallTimeout: at the end, by a ``deadline(...)`` block around it whose time has passed.
     """
     here, innermost = getcurrent(), block.get()
     shielded: list[Block | Carrier] = []  # from the inside out

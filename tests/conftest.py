@@ -1,9 +1,10 @@
-"""What all tests share."""
+"""Fixtures and hooks of all tests."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+import sys
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Fail a test of programs that skips since one is not installed, where they must be.
 
-    As in .ci/run for root, who can install them. Other reasons are those of the kernel.
+    As in .ci/run for root, which can install them. Other reasons are those of the kernel.
     """
     report = yield
     required = os.environ.get("TEST_PROGRAMS") == "required"
@@ -37,9 +38,46 @@ def pytest_runtest_makereport(
     return report
 
 
+#: Folders whose tests measure the coverage of the programs that they start. It doubles the time
+#: that a program takes to start, so the others leave it out.
+MEASURED = {"cli", "client", "server", "testing"}
+ROOT = Path(__file__).parent
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Start programs without coverage, but in the tests of the folders above.
+
+    Of tests that run under gunicorn and under ``gtcp serve`` only the latter are measured: gtcp's
+    worker is the same.
+    """
+    inside = item.path.is_relative_to(ROOT)
+    folder = item.path.relative_to(ROOT).parts[0] if inside else ""
+    if folder in MEASURED and "[gunicorn" not in item.name:
+        return (yield)
+    variables = {
+        name: os.environ[name] for name in os.environ if name.startswith("COVERAGE_PROCESS")
+    }
+    for name in variables:
+        del os.environ[name]
+    try:
+        return (yield)
+    finally:
+        os.environ.update(variables)
+
+
+@pytest.fixture(autouse=True)
+def _end_load() -> Iterator[None]:
+    """End the load that a failed test has left."""
+    yield
+    services = sys.modules.get("tests.server.services")
+    for load in [] if services is None else list(services.Load.running):
+        load.end()
+
+
 @pytest.fixture
 def no_secret_around(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment of who runs the tests does not count."""
+    """Keep the tests independent of the environment of their user."""
     for name in ("GTCP_SECRET", "GTCP_SECRET_FILE"):
         monkeypatch.delenv(name, raising=False)
 

@@ -11,8 +11,8 @@
   and stderr together; `...` stands for anything. Without a `$ ` line nothing is run.
 - All other blocks are read by humans only.
 
-The ports 8889 and 8890 of the document are free ones when it is run, so that nothing is in its
-way.
+The ports 8889, 8890, 8891 and 9889 of the document are replaced by free ones when it is run,
+`/srv/shop` by the directory, and `/srv/shop/.venv/bin` by the directory of this Python.
 
 HTML comments above a block mark it:
 
@@ -20,8 +20,11 @@ HTML comments above a block mark it:
     <!-- write -->           write the file, do not run it
     <!-- background -->      go on when the command has printed the output shown, or its first
                              line; at the end of the document it gets SIGTERM and has to end
+    <!-- background: 8890 -->  the same, but go on when something listens on this port
+    <!-- stop: gtcp -->      first end the background commands that begin with these words
     <!-- exit: 1 -->         the status with which the block's commands must exit
-    <!-- needs: nc -->       leave it out where this program is not installed
+    <!-- needs: nc -->       leave it out where this program is not installed; a failure with
+                             TEST_PROGRAMS=required (as in .ci/run for root)
     <!-- test-command -->    the line .ci/run takes from README.md; not run
 
 ``run_document`` starts this module in a process of its own. It imports little there, so that a
@@ -39,11 +42,13 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
 import traceback
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any, NamedTuple
@@ -52,9 +57,11 @@ FENCE = re.compile(r"(\s*)(`{3,}|~{3,})\s*([^\s`]*)")
 MARK = re.compile(r"\s*<!--\s*([\w-]+)\s*(?::\s*(.*?))?\s*-->\s*")
 FILE = re.compile(r"# ([\w./-]+\.\w+)")
 ARROW = re.compile(r"\s*#\s*->\s*(.*)")
-MARKS = {"skip", "write", "background", "exit", "needs", "test-command"}
-NEED_VALUE = {"skip", "exit", "needs"}
+MARKS = {"skip", "write", "background", "stop", "exit", "needs", "test-command"}
+NEED_VALUE = {"skip", "stop", "exit", "needs"}
 SHELLS = {"console", "sh"}
+PORTS = ("8889", "8890", "8891", "9889")
+SCRIPTS = Path(sys.executable).parent
 PASSED = "every block did what the document says"
 ENDED_WELL = (0, -signal.SIGTERM, 128 + signal.SIGTERM)
 
@@ -77,9 +84,9 @@ def run_document(path: Path, folder: Path, *, timeout: float = 60.0) -> None:
     directory, log = folder / "run", folder / "log"
     directory.mkdir()
     env = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}
-    env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
+    env["PATH"] = os.pathsep.join([str(SCRIPTS), env["PATH"], "/usr/sbin", "/usr/local/sbin"])
     env |= {"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "80"}
-    args = [path, directory, timeout, free_port(), free_port()]
+    args = [path, directory, timeout, *(free_port() for _ in PORTS)]
     with log.open("wb") as output:
         status = subprocess.call(
             [sys.executable, "-m", "tests.doc_blocks", *map(str, args)],
@@ -191,9 +198,9 @@ class Document:
     def run(self, text: str) -> None:
         """Run every block; raises DocFailure at the first that does not hold."""
         for block in parse(text):
-            needs = block.marks.get("needs")
-            if {"skip", "test-command"} & set(block.marks) or (needs and not shutil.which(needs)):
+            if {"skip", "test-command"} & set(block.marks) or self.is_missing(block):
                 continue
+            self.stop_backgrounds(block)
             self.write_file(block)
             if "write" in block.marks:
                 continue
@@ -203,6 +210,15 @@ class Document:
                 self.run_command(*each, block.marks)
         for each in reversed(self.backgrounds):
             self.stop(each)
+
+    def is_missing(self, block: Block) -> bool:
+        """Return whether a program that the block needs is not installed."""
+        needs = block.marks.get("needs")
+        if needs is None or shutil.which(needs):
+            return False
+        if os.environ.get("TEST_PROGRAMS") == "required":
+            raise self.failure(block.line, f"{needs} is not installed")
+        return True
 
     def write_file(self, block: Block) -> None:
         first = FILE.fullmatch(block.text.partition("\n")[0])
@@ -250,10 +266,12 @@ class Document:
         wanted = f"wanted:\n{shown or '(a line)'}"
         if "background" in marks:
             self.backgrounds.append(command)
+            port = marks["background"]
+            is_up = partial(listens, int(port)) if port else partial(self.is_up, shown, output)
             self.watch(line, wanted, command)
-            while process.poll() is None and not self.is_up(shown, output):
+            while process.poll() is None and not is_up():
                 sleep(0.02)
-            if not self.is_up(shown, output):
+            if not is_up():
                 raise self.failure(line, wanted, command)
             return
         self.watch(line, f"still running after {self.timeout} s", command)
@@ -266,6 +284,18 @@ class Document:
 
     def is_up(self, shown: str, output: Path) -> bool:
         return same(shown, read(output)) if shown else "\n" in read(output)
+
+    def stop_backgrounds(self, block: Block) -> None:
+        """End the background commands that the block's mark names."""
+        prefix = block.marks.get("stop")
+        if prefix is None:
+            return
+        named = [each for each in self.backgrounds if each.text.startswith(prefix)]
+        if not named:
+            raise self.failure(block.line, f"no background command begins with {prefix!r}")
+        for each in named:
+            self.stop(each)
+            self.backgrounds.remove(each)
 
     def stop(self, command: Command) -> None:
         """End it by SIGTERM, as a supervisor would."""
@@ -308,6 +338,11 @@ def with_arrow(node: ast.stmt, lines: list[str]) -> ast.stmt:
     return ast.fix_missing_locations(ast.copy_location(show, node))
 
 
+def listens(port: int) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
+
+
 def signal_group(command: Command, number: int) -> None:
     if command.process.poll() is None:
         os.killpg(command.process.pid, number)
@@ -315,8 +350,12 @@ def signal_group(command: Command, number: int) -> None:
 
 def main(name: str, directory: str, timeout: str, *ports: str) -> None:
     path = Path(name).absolute()
-    free = dict(zip(("8889", "8890"), ports, strict=True))
-    text = re.sub("|".join(free), lambda match: free[match[0]], path.read_text(encoding="utf-8"))
+    # The longer of two paths first.
+    places = {"/srv/shop/.venv/bin": str(SCRIPTS), "/srv/shop": directory}
+    places |= dict(zip(PORTS, ports, strict=True))
+    text = re.sub(
+        "|".join(places), lambda match: places[match[0]], path.read_text(encoding="utf-8")
+    )
     os.chdir(directory)
     sys.path[0] = directory
     document = Document(path, float(timeout))

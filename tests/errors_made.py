@@ -41,7 +41,7 @@ def made() -> dict[str, BaseException]:
 
 
 def changed(error: gtcp.GtcpError) -> gtcp.GtcpError:
-    """As the client does when an earlier attempt may have run."""
+    """Raise an error as the client does when an earlier attempt may have run."""
     error.executed = "maybe"
     return error
 
@@ -53,10 +53,10 @@ def told(error: BaseException) -> tuple[Any, ...]:
 
 
 def raise_error(name: str) -> None:
-    """What runs in another process."""
+    """The function that runs in another process."""
     raise made()[name] from KeyError("the cause")
 
 
 def exceptions() -> list[str]:
-    """Names of those that are an Exception: others end the process that runs them."""
+    """Return the names of errors that are an Exception; others end their process."""
     return [name for name, each in made().items() if isinstance(each, Exception)]

@@ -1,4 +1,4 @@
-"""What tests share: a real server in a thread or a process, and a client that knows only lines."""
+"""Helpers of tests: a real server in a thread or a process, and a client that knows only lines."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PATIENCE = 20.0
 
 
 def eventually(condition: Callable[[], Any], seconds: float = PATIENCE) -> Any:
-    """What the condition returns once it is true; polls, so it works across threads.
+    """Return the value of the condition once it is true; polls, so it works across threads.
 
     Raises:
         AssertionError: it did not come true in time.
@@ -41,7 +41,7 @@ def eventually(condition: Callable[[], Any], seconds: float = PATIENCE) -> Any:
 
 
 class Gate:
-    """What a handler waits at until the test opens it; for a server in another thread."""
+    """A gate at which handlers wait until the test opens it; for a server in another thread."""
 
     def __init__(self) -> None:
         self.waiting = 0
@@ -166,6 +166,7 @@ class Serving:
         except BaseException as exc:
             self._failed = exc
         finally:
+            del self._hub.handle_error  # gevent's own ends the hub
             self._hub.destroy(destroy_loop=True)
 
     def _handle_error(self, context: Any, kind: Any, value: Any, _traceback: Any) -> None:
@@ -241,7 +242,7 @@ class Line:
         try:
             if source is not None:
                 self.sock.bind((source, 0))
-            self.sock.connect(where.path or (where.host, where.port))
+            self.sock.connect(where.unix_name or (where.host, where.port))
         except OSError:
             self.sock.close()
             raise

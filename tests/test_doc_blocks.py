@@ -8,7 +8,9 @@ from tests.doc_blocks import DocFailure, run_document
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path, monkeypatch):
+    monkeypatch.delenv("TEST_PROGRAMS", raising=False)
+
     def run(text, **options):
         path = tmp_path / "page.md"
         path.write_text(textwrap.dedent(text).replace("'''", "```"))
@@ -120,6 +122,33 @@ HOLDS = {
         $ exit 1
         '''
     """,
+    "a background command is ended before a block": r"""
+        <!-- background -->
+        '''console
+        $ trap 'echo ended > file; exit' TERM; echo up; while true; do sleep 0.1; done
+        up
+        '''
+        <!-- stop: trap -->
+        '''console
+        $ cat file
+        ended
+        '''
+    """,
+    "a background command that listens without a word": r"""
+        <!-- background: 8889 -->
+        '''console
+        $ python -c 'from socketserver import *
+        > TCPServer(("127.0.0.1", 8889), BaseRequestHandler).serve_forever()'
+        '''
+        '''console
+        $ cat < /dev/null > /dev/tcp/127.0.0.1/8889 || exit 1
+        '''
+    """,
+    "places": """
+        '''console
+        $ test /srv/shop = "$PWD" && test -x /srv/shop/.venv/bin/python
+        '''
+    """,
     "a server in a python block serves the console": """
         '''python
         from gevent.server import StreamServer
@@ -159,6 +188,7 @@ FAILS = {
     ),
     "an unknown mark": ("<!-- backgroud -->" + SHELL.format("true"), "backgroud"),
     "skip without a reason": ("<!-- skip -->" + SHELL.format("true"), "skip"),
+    "a stop of nothing": ("<!-- stop: gtcp -->" + SHELL.format("true"), "no background command"),
     "exit without a status": ("<!-- exit -->" + SHELL.format("true"), "exit"),
     "a block never closed": ("'''python\nx = 1\n", r"line 1: .* never closed"),
     "a background command that ends": ("<!-- background -->" + SHELL.format("true"), "a line"),
@@ -174,6 +204,12 @@ def test_document_holds(run, text):
 def test_document_fails(run, text, match):
     with pytest.raises(DocFailure, match=match):
         run(text)
+
+
+def test_a_program_that_is_required_must_be_installed(run, monkeypatch):
+    monkeypatch.setenv("TEST_PROGRAMS", "required")
+    with pytest.raises(DocFailure, match=r"page.md:\d: no-such-program is not installed"):
+        run("<!-- needs: no-such-program -->" + SHELL.format("true"))
 
 
 @pytest.mark.parametrize(

@@ -79,12 +79,8 @@ def started(*command: object, folder: Path, **env: str) -> Iterator[Started]:
 
 
 def environment(**env: str) -> dict[str, str]:
-    """Ours without any settings, and with these; and without coverage's tracer.
-
-    The examples compute in Python for long; traced line by line they take minutes.
-    """
-    left_out = ("GTCP_", "COVERAGE_PROCESS")
-    ours = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
+    """Ours without any settings, and with these."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("GTCP_")}
     return ours | env
 
 

@@ -1,4 +1,4 @@
-"""What may be a secret is not shown, what is none is."""
+"""Text that may be a secret is not shown; other text is."""
 
 from __future__ import annotations
 

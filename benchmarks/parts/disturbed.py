@@ -107,6 +107,8 @@ def paused(bench: Bench, seconds: float) -> float:
 def percent_late(bench: Bench, load: object) -> float:
     """How many of an open loop's calls have no result in time."""
     found = bench.finish_open_load(load)  # type: ignore[arg-type]
+    if not found:
+        return 100.0  # nothing was answered at all
     good = sum(each.code == 0 and each.seconds <= TIMEOUT for each in found)
     return 100 * (len(found) - good) / len(found)
 

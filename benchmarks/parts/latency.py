@@ -17,7 +17,7 @@ NEEDS_LINELOAD = True
 CONNECTIONS = 64
 RATES = (5_000, 10_000, 20_000, 40_000, 60_000, 80_000, 100_000, 120_000, 140_000, 160_000)
 
-#: A server that answers less than this share of what is asked is saturated.
+#: Share of the requests below which a server that answers no more is saturated.
 KEPT_UP = 0.97
 
 

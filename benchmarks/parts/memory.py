@@ -1,4 +1,4 @@
-"""What connections, clients and many calls take."""
+"""Memory of connections, of clients, and of many calls."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ SECONDS_OF_WORK = 0.002
 STEP, NOT_ALL = 1.1, 0.97
 MOST_STEPS = 12
 
-#: Calls a second of the caller who is there before, during and after the load.
+#: Calls a second of the caller that runs before, during and after the load.
 CALLER = 50
 
 #: The time after the load, at most, and the pieces in which the caller's latency is looked at.
@@ -58,7 +58,7 @@ def contests(bench: Bench) -> list[Contest]:
 
 
 def overload(bench: Bench) -> Contest:
-    """Goodput, refusals, and a caller who is there all the time."""
+    """Goodput, refusals, and a caller beside the load."""
     waits = f"a handler that waits {bounded.SECONDS * 1000:.0f} ms, {bounded.IN_FLIGHT} at once"
     computes = f"a handler that computes {SECONDS_OF_WORK * 1000:.0f} ms"
     variants = {waits: "", computes: str(turns_in(SECONDS_OF_WORK))}

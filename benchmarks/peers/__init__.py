@@ -1,4 +1,4 @@
-"""Who gtcp is compared with, a module each.
+"""The libraries that gtcp is compared with, a module each.
 
 A module says NAME (as tables show it), REQUIRES (modules to import, or "$name" for a program),
 PATCHED (whether its processes are monkey-patched for gevent), and has
@@ -8,7 +8,7 @@ PATCHED (whether its processes are monkey-patched for gevent), and has
                             PARAMS when called; each is called by one thread or greenlet
     CALLERS                 "threads" or "greenlets": what those are
 
-Third-party imports stand in the functions, so that every module can be looked at anywhere.
+Third-party imports are in the functions, so that every module can be imported anywhere.
 """
 
 from __future__ import annotations
@@ -56,12 +56,12 @@ def find(name: str) -> ModuleType:
 
 
 def name_of(peer: ModuleType) -> str:
-    """What `find` finds it by."""
+    """The name that `find` takes."""
     return peer.__name__.rpartition(".")[2]
 
 
 def missing(peer: ModuleType) -> str:
-    """What it needs and is not there; empty when it can run."""
+    """Return what is missing for it to run; empty when it can run."""
     for need in peer.REQUIRES:
         if need.startswith("$"):
             if shutil.which(need[1:]) is None:

@@ -1,4 +1,4 @@
-"""What the floors serve: lines in, lines out, by msgspec. No errors, limits or deadlines:
+"""The protocol of the floors: lines in, lines out, by msgspec. No errors, limits or deadlines:
 what a product adds on top is its cost."""
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def answer(lines: list[bytes]) -> bytes:
 
 
 class Cutter:
-    """Cuts what comes into lines. Keeps the pieces of a long one, joins them once."""
+    """Cuts received data into lines. Keeps the pieces of a long line and joins them once."""
 
     def __init__(self) -> None:
         self._pieces: list[bytes] = []

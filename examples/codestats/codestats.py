@@ -139,7 +139,7 @@ def read(path: Path) -> Source:
 
 
 def count_remotely(client: gtcp.Client, paths: list[Path], window: int) -> Outcomes:
-    """What the server says of every file.
+    """Return the server's answer for every file.
 
     Raises:
         gtcp.GtcpError: the server can't be reached, or did not answer.
@@ -174,7 +174,7 @@ def count_remotely(client: gtcp.Client, paths: list[Path], window: int) -> Outco
 
 
 def outcome_of(answer: Stats | Exception) -> Outcome:
-    """What the server answered; a call that it did not answer raises."""
+    """Return the answer; a call without an answer raises."""
     if isinstance(answer, gtcp.RemoteError):
         return Fault(answer.code, answer.message)
     if isinstance(answer, Exception):

@@ -1,4 +1,4 @@
-"""What is counted in a Python source, for the server and for the script alike."""
+"""Counting in Python sources, for the server and for the script."""
 
 import ast
 import io
@@ -43,7 +43,7 @@ class Source(msgspec.Struct):
 
 
 class Stats(msgspec.Struct):
-    """What is in a source, or in many."""
+    """The counts of one source, or of many."""
 
     lines: int
     functions: int

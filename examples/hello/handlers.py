@@ -25,7 +25,7 @@ class Reminder(msgspec.Struct):
 
 
 class HelloHandler(gtcp.BaseHandler):
-    """What the handlers below share."""
+    """The base class of the handlers below."""
 
     logger = HelloLogger()
 

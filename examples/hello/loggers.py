@@ -6,14 +6,14 @@ import gtcp
 
 
 class ServerLogger(gtcp.BaseLogger):
-    """What gtcp itself has to say: on the console."""
+    """The logger of gtcp itself: on the console."""
 
     logger_name = "gtcp"
     logger_level = "INFO"
 
 
 class HelloLogger(gtcp.BaseLogger):
-    """What the handlers have to say: in a file beside this one."""
+    """The logger of the handlers: in a file beside this one."""
 
     logger_name = "hello"
     logger_level = "INFO"

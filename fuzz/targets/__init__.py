@@ -1,1 +1,1 @@
-"""What is fuzzed, a module each."""
+"""The fuzz targets, a module each."""

@@ -42,6 +42,16 @@ GOOD = (
     b'{"code":0,"id":99}',
     b'{"code":0,"id":"1","result":0}\r',
 )
+#: To the stream, whose id this is when nothing else comes before.
+ITEMS = (
+    b'{"code":0,"id":8,"more":true,"item":0,"result":{"a":1}}',
+    b'{"code":0,"id":8,"more":true,"item":1,"result":2}',
+    b'{"code":503,"id":8,"more":true,"message":"going away"}',
+    b'{"code":0,"id":8,"more":true,"item":1,"result":2}',
+    b'{"code":0,"id":8,"more":true,"result":null}',
+    b'{"code":0,"id":8,"more":true,"item":9,"result":"missing"}',
+)
+END = b'{"code":0,"id":8}'
 BAD = (
     b"", b"[]", b"1", b"HTTP/1.1 400 Bad Request", b'{"code":0', b'{"id":1}', b'{"code":0}',
     b'{"code":"0","id":1}', b'{"code":0,"id":1.0}', b'{"code":0,"id":1,"x":"}', b"[" * 600,
@@ -53,10 +63,20 @@ SEEDS = (
     *(seed(*GOOD[:4], GOOD[8], sizes=(9, 50), switches=each) for each in (1, 2, 4, 8, 16, 32, 64)),
     seed(*GOOD[:2], BAD[1], GOOD[2], sizes=(20, 20), switches=127),
     seed(GOOD[9], times=4),
+    *(
+        seed(*ITEMS[:number], END, sizes=(0, 60), switches=4 | each)
+        for number in range(7)
+        for each in (0, 1, 2, 16, 32)
+    ),
+    *(seed(*GOOD[:2], *ITEMS[:number], switches=4, sizes=(30, 99)) for number in range(7)),
+    seed(ITEMS[4], switches=4, times=3),
+    seed(*ITEMS[:2], b'{"code":1000,"id":8,"message":"no"}', ITEMS[0], switches=4),
+    seed(b'{"code":0,"id":1,"more":true,"result":1}', b'{"code":0,"id":1,"more":5}'),
     seed(b'{"a":[', times=5),
     seed(b'{"code":0,"id":1,"result":[[[', b'"[[', times=3),
 )
 TOKENS = (
+    b'"more":true', b'"item":', ITEMS[0] + b"\n", ITEMS[1] + b"\n", END + b"\n", b"8",
     b'"code":', b'"id":', b'"result":', b'"message":', b'"data":', b'{"executed":"no"}',
     b'{"retry_after":', b'{"code":0,"id":1}\n', b'{"code":0,"id":2}\n', b"{", b"}", b"[", b"]",
     b"[]", b",", b":", b"\n", b"\r\n", b"}\n{", b"}{", b"\\", b'"', b'\\"', b"\\ud800", b"null",
@@ -73,7 +93,7 @@ def run(data: bytes) -> None:
 
 
 class Call:
-    """A call and what came of it."""
+    """A call and its outcome."""
 
     def __init__(self, client: gtcp.Client, who: int, wanted: Any) -> None:
         self.who = who
@@ -110,6 +130,18 @@ class Many(Call):
             self.outcome = exc
 
 
+class Streamed(Call):
+    """A stream; its outcome is what it ended with, None if it ended well."""
+
+    def _run(self, client: gtcp.Client, wanted: Any) -> None:
+        self.items: list[Any] = []
+        try:
+            for item in client.stream(1, {"who": self.who}, window=3, result=wanted):
+                self.items.append(item)
+        except BaseException as exc:
+            self.outcome = exc
+
+
 class Server:
     """The other end of the client's first connection; there is no second one."""
 
@@ -139,6 +171,7 @@ class Server:
             calls += [self.call(Call, number) for number in range(1, CALLS)]
             if self.has(STREAMS):
                 calls.append(self.call(Many, 100))
+                calls.append(self.call(Streamed, 200))
             for number, piece in enumerate(self.given.pieces):
                 if number == 1 and self.has(KILLS):
                     calls[0].kill()
@@ -158,7 +191,7 @@ class Server:
         self.compare(calls)
 
     def accept(self) -> None:
-        """Take the first connection; whoever opens another is refused."""
+        """Accept the first connection; refuse further ones."""
         turn()
         self.sock = self._listener.accept()[0]
         self.sock.setblocking(False)
@@ -209,6 +242,10 @@ class Server:
         for call in calls:
             if call.killed and isinstance(call.outcome, gevent.GreenletExit):
                 continue
+            if isinstance(call, Streamed):
+                self.check_stream(call, [each for each in replies if each.id == asked.get(200)])
+                if call.outcome is None:
+                    continue
             several = isinstance(call, Many) and isinstance(call.outcome, list)
             outcomes = call.outcome if several else [call.outcome]
             for who, outcome in enumerate(outcomes, call.who):
@@ -217,6 +254,17 @@ class Server:
                 first = certain.get(number)
                 if first is not None and who < CALLS and not self.has(CLOSES | RETRIES):
                     self.belongs(outcome, [first], strictly=True)
+
+    def check_stream(self, call: Streamed, replies: list[Reply]) -> None:
+        """Check that its items are some that were sent to it, in their order, and its end."""
+        results = [each.result for each in replies if each.more and each.code == 0]
+        rest = iter(results)
+        assert all(item in rest for item in call.items), f"{call.items} of {results}"
+        if call.outcome is None:
+            assert any(each.code == 0 and not each.more for each in replies), "it has not ended"
+        elif isinstance(call.outcome, gtcp.GtcpError):
+            assert call.outcome.received == len(call.items)
+            assert not call.items or call.outcome.executed != "no"
 
     def asked(self) -> list[Any]:
         """The requests that the client has sent."""
@@ -242,12 +290,12 @@ def may_end(reply: Reply, number: int | None) -> bool:
 
 
 def as_error(reply: Reply) -> Any:
-    """What an error made of this reply says."""
+    """Return the text of the error for this reply."""
     return reply.code, reply.message, reply.data
 
 
 def said(error: gtcp.RemoteError) -> Any:
-    """What an error says."""
+    """Return the text of an error."""
     return error.code, error.message, error.data
 
 

@@ -7,6 +7,7 @@ request is what Python's own json reads in that line.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import gtcp
@@ -38,6 +39,16 @@ REQUESTS = (
     b'{"cmdid":4,"params":null,"timestamp":null}',
     b'{"cmdid":6,"params":null,"timestamp":1700000000.25}',
     b'{"cmdid":6e0,"params":null,"timestamp":"1700000000"}',
+    b'{"cmdid":8,"id":5,"stream":true,"credit":1,"params":{"a":1,"wait":[2],"c":"3"}}',
+    b'{"cmdid":8,"id":"s","stream":true,"credit":2,"timeout":9000,"total":9000,"params":{"a":1,"b":2}}',
+    b'{"cmdid":8,"stream":true,"params":{"a":{"more":true},"wait":1,"c":99999999999999999999999}}',
+    b'{"cmdid":0,"params":{"op":"credit","id":5,"n":1},"oneway":true}',
+    b'{"cmdid":0,"params":{"op":"credit","id":"s","n":-1},"oneway":true}',
+    b'{"cmdid":0,"params":{"op":"credit","id":5,"n":99999999999999999999},"oneway":true}',
+    b'{"cmdid":0,"params":{"op":"credit","id":5,"n":2147483647},"id":6}',
+    b'{"cmdid":8,"id":5,"params":{"a":1}}',
+    b'{"cmdid":1,"id":6,"stream":true}',
+    b'{"cmdid":8,"id":5,"stream":true,"credit":[-1],"total":null}',
 )
 BAD = (
     b"", b"[]", b"1", b"GET / HTTP/1.1", b'{"cmdid":1', b'{"cmdid":1}{"cmdid":1}',
@@ -45,6 +56,7 @@ BAD = (
     b'{"cmdid":1,"params":{"a":"\\ud800"}}', b'{"cmdid":1,"cmdid":2}', b'{"cmdid":true}',
     b'{"cmdid":1,"params":{"a":NaN}}', b'{"cmdid":1,"params":{"a":-Infinity}}', b'{"cmdid":1.5}',
     b'{"cmdid":1,"timestamp":"now"}', b'\xef\xbb\xbf{"cmdid":1}', b'{"cmdid":null}',
+    b'{"cmdid":8,"stream":1}', b'{"cmdid":1,"stream":"yes"}',
     b'{"cmdid":3,"x":"\xff"}', b'{"cmdid":3,"x":"}', b'{"cmdid":6,"params":[[[[[[[[]]]]]]]]}',
 )  # fmt: skip
 SEEDS = (
@@ -61,6 +73,7 @@ SEEDS = (
 )
 TOKENS = (
     b'"cmdid":', b'"params":', b'"id":', b'"timeout":', b'"timestamp":', b'"oneway":', b'"meta":',
+    b'"stream":true', b'"credit":', b'"total":', b'"credit"', b'"n":',
     b'"op":', b'"cancel"', b'"commands"', b'"ping"', b'"x":', b'"y":', b'""', b"{", b"}", b"[",
     b"]", b",", b":", b"\n", b"\r\n", b"}\n{", b"}{", b"\\", b'"', b'\\"', b"\\ud83d\\ude00",
     b"NaN", b"Infinity", b"1.5", b'"7"',
@@ -77,6 +90,12 @@ class Nowhere:
 
     def cancel(self, request_id: int | str | None) -> None:
         """Nothing is in flight here."""
+
+    def credit(self, request_id: int | str | None, items: Any, ahead: Sequence[Any] = ()) -> None:
+        """No stream is in flight here."""
+
+    def stream(self, request: Any, items: Iterator[Any]) -> None:
+        """Nothing runs here."""
 
     def on_protocol_error(self, reply: Failure) -> None:
         """There is nothing to close."""

@@ -59,7 +59,7 @@ def run(data: bytes) -> None:
 
 
 def read_whole(stream: bytes) -> tuple[int, str | None] | None:
-    """What the header says; None when there is none, or not all of it."""
+    """Return the address in the header; None if the header is missing or incomplete."""
     longest = max(MAX_TEXT, MAX_BINARY)
     known: object = None
     for end in range(1, min(len(stream), longest + 10) + 1):
@@ -78,7 +78,7 @@ def read_whole(stream: bytes) -> tuple[int, str | None] | None:
 
 
 def outcome(data: bytes) -> tuple[int, str | None] | str | None:
-    """What the reader returns or raises."""
+    """Return the reader's result or exception."""
     try:
         found = read(data)
     except BadProxyHeader as exc:

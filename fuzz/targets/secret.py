@@ -1,4 +1,4 @@
-"""The challenge and the response, both sides: strangers who say anything instead.
+"""The challenge and the response, on both sides, with peers that send anything instead.
 
 A server runs nothing for who has not proven the secret, and serves who has. A client trusts no
 server that has not proven it, and its call ends with a GtcpError.
@@ -104,7 +104,7 @@ class Visitor(Stranger):
         return reply["result"]
 
     def play(self) -> None:
-        """As it is for any stranger; nothing has run that was not allowed."""
+        """Check that no request has run without the proof."""
         super().play()
         assert self._proven or not self.ran, "ran for somebody unknown"
         assert all("ours" in each.peer.identities for each in self.ran)

@@ -2,6 +2,7 @@
 
 Every line of the stream is read by itself, which tells what has to be answered; then it must
 be answered just so, in order where it has no id, and nothing may run twice or unanswered.
+The items of a stream come in order and before its end.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 from gevent.event import Event
 
 import gtcp
-from fuzz.app import ANY, ECHO, FAILS, REFUSES, TYPED, WAITS, commands
+from fuzz.app import ANY, ECHO, FAILS, REFUSES, STREAMS, TYPED, WAITS, commands
 from fuzz.inputs import Input, seed
 from fuzz.targets.lines import BAD, REQUESTS, TOKENS
 from fuzz.targets.lines import SEEDS as LINES
@@ -42,6 +43,7 @@ MIXED = (
     *REQUESTS[:4], *(NEXT % number for number in range(3)), WAIT % 3, NEXT % 4, REQUESTS[2],
     NEXT % 5, WAIT % 6, REQUESTS[1], REQUESTS[9], REQUESTS[8], NEXT % 7, REQUESTS[3], NEXT % 8,
 )  # fmt: skip
+STREAMED = REQUESTS[16:20] + REQUESTS[22:25]
 SWITCHES = (0, 1, 2, 4, 8, 16, 32, 63, 64, 65, 68, 72, 96, 128, 129, 132, 152, 192)
 SEEDS = (
     *LINES,
@@ -49,6 +51,10 @@ SEEDS = (
     *(seed(*MIXED, switches=each, sizes=(40, 150)) for each in SWITCHES),
     *(seed(*MIXED, BAD[1], *MIXED, switches=each, sizes=(255, 0)) for each in SWITCHES),
     *(seed(*MIXED, switches=each, sizes=(255, 0), times=2) for each in SWITCHES),
+    *(seed(*STREAMED, *MIXED, switches=each) for each in SWITCHES),
+    *(seed(*STREAMED, *MIXED, *STREAMED, switches=each, sizes=(80, 40)) for each in SWITCHES),
+    *(seed(*STREAMED, BAD[1], *MIXED, switches=each) for each in SWITCHES),
+    *(seed(REQUESTS[18], switches=each, times=4) for each in (0, 1, 3, 5, 65, 128)),
     *(seed(WAIT % 1, switches=each, times=4) for each in (0, 1, 64, 65)),
     *(seed(REQUESTS[0], switches=each, times=4) for each in (0, 1, 3, 5, 128)),
 )
@@ -108,6 +114,7 @@ class Peer:
             max_in_flight=6,
             max_in_flight_per_connection=4,
             access_log=self.has(ACCESS_LOG),
+            stream_window=30,
         )
         self.context = Context(TABLE, settings)
         if self.has(OTHERS_WAIT):
@@ -192,13 +199,15 @@ class Peer:
     def hear_all(self) -> None:
         """Read until the server has said all it has to say, then shut our side."""
         if not self.has(GOES_AWAY):
-            wanted = expected(self.given.stream, self.context)[1]
+            items, wanted = expected(self.given.stream, self.context)
+            # Streams may lack credit; they end when the peer hangs up.
+            wanted -= sum(is_stream(each) and each.id is not None for each in items)
 
             def answered() -> bool:
                 self.hear()
-                return self.ended or self.received.count(b"\n") >= wanted
+                return self.ended or count_replies(self.received) >= wanted
 
-            until(answered, f"{self.received.count(10)} of {wanted} replies")
+            until(answered, f"{count_replies(self.received)} of {wanted} replies")
         try:
             self.sock.shutdown(socket.SHUT_WR)
         except OSError:
@@ -211,7 +220,7 @@ class Peer:
         until(end, "the stream does not end")
 
     def check_bounds(self, queued: int) -> None:
-        """What is kept for a peer is bounded, however much it sends and little it takes.
+        """Check that the memory for a peer is bounded, whatever it sends and reads.
 
         Args:
             queued: requests that waited for their turn before this piece came.
@@ -230,13 +239,18 @@ class Peer:
     def compare(self) -> None:
         """Compare the replies with what the lines by themselves ask for."""
         assert self.received.endswith(b"\n") or not self.received, "half a reply"
-        replies = [json.loads(each) for each in bytes(self.received).splitlines()]
+        lines = [json.loads(each) for each in bytes(self.received).splitlines()]
+        replies = [each for each in lines if "more" not in each]
         items, wanted = expected(self.given.stream, self.context)
+        check_streams(items, lines)
         told = Counter(each.get("id") for each in replies if tells_it_ran(each))
         ran = Counter(each.id for each in self.ran if not each.oneway)
         own = Counter(each.id for each in items if is_own(each))
         assert not ran - told, f"ran and not answered: {ran - told}"
-        assert not told - ran - own, f"answered and not run: {told - ran - own}"
+        # What is stopped before its first item was wanted has not run.
+        streams = Counter(each.id for each in items if is_stream(each))
+        unasked = told - ran - own - streams
+        assert not unasked, f"answered and not run: {unasked}"
         if not self.has(GOES_AWAY):
             assert len(replies) == wanted, f"{len(replies)} replies, not {wanted}"
             ended = replies and replies[-1]["code"] in (400, 413) and "id" not in replies[-1]
@@ -247,7 +261,7 @@ class Peer:
 
 
 def expected(stream: bytes, context: Context) -> tuple[list[Item], int]:
-    """What the lines ask for, each by itself, and how many replies that makes."""
+    """Return the requests in the lines, and how many replies they get."""
     lines = LineBuffer(context.settings.max_line_bytes).feed(stream)
     items = list(context.table._one_by_one(lines.split(b"\n")[:-1]))
     count = sum(wants_reply(each) for each in items)
@@ -271,6 +285,46 @@ def is_fatal(item: Item) -> bool:
 def is_own(item: Item) -> bool:
     """Whether it is a command of gtcp's, which tells nobody that it ran."""
     return isinstance(item, Request) and item.cmdid == 0 and not item.oneway
+
+
+def is_stream(item: Item) -> bool:
+    """Whether it starts a stream."""
+    return isinstance(item, Request) and item.cmdid == STREAMS and bool(item._stream)
+
+
+def count_replies(received: bytearray) -> int:
+    """How many lines are the last to their request."""
+    more = b'{"code":0,"more":true'
+    return received.count(b"\n") - received.count(b"\n" + more) - received.startswith(more)
+
+
+def check_streams(items: list[Item], lines: list[dict[str, Any]]) -> None:
+    """The items of each stream come in order and before its end, and are those it has."""
+    asked = Counter(each.id for each in items if not is_fatal(each))
+    streams = {each.id: each for each in items if is_stream(each)}
+    came: defaultdict[Any, list[Any]] = defaultdict(list)
+    ended = set()
+    for line in lines:
+        number = line.get("id")
+        if "more" not in line:
+            ended.add(number)
+            if number is None:
+                came.pop(None, None)
+            continue
+        assert number in streams, f"an item of nothing: {line}"
+        if line["code"]:
+            assert line["code"] == 503, f"an unknown notice: {line}"
+        elif number is None:
+            assert line["item"] == len(came[None]), f"not in order: {line}"
+            came[None].append(line["result"])
+        elif asked[number] == 1:
+            assert number not in ended, f"an item behind the end: {line}"
+            assert line["item"] == len(came[number]), f"not in order: {line}"
+            came[number].append(line["result"])
+    for number, results in came.items():
+        if number is not None:
+            values = list(streams[number].params.values())
+            assert results == values[: len(results)], f"other items than asked for: {results}"
 
 
 def wants_reply(item: Item) -> bool:
@@ -318,7 +372,11 @@ def fits(item: Item, reply: dict[str, Any]) -> bool:
         # Another request with the same id may have got this one.
         same = isinstance(reply.get("result"), dict) and reply["result"].get("x") == item.params.x
         return code == 500 or (code == 0 and same)
+    if item.cmdid == STREAMS:
+        if not is_stream(item):
+            return bool(code == 405)
+        return code in (408, 500, 503) or (code == 0 and "result" not in reply)
     if item.cmdid == 0:
-        results = {"ping": ("pong",), "cancel": (None,)}.get(item.params.op)
+        results = {"ping": ("pong",), "cancel": (None,), "credit": (None,)}.get(item.params.op)
         return code in (422, 500) or (results is None or reply["result"] in results)
     return code in {FAILS: (500,), REFUSES: (1000, 500)}[item.cmdid]

@@ -1,4 +1,4 @@
-"""``gtcp bench``: how a server stands a load, told to a person or as JSON."""
+"""``gtcp bench``: put a load on a server, and summarize the outcomes as text or JSON."""
 
 from __future__ import annotations
 
@@ -43,20 +43,20 @@ def bench(
     as_json: bool,
     trust: dict[str, Any] | None = None,
 ) -> bool:
-    """Carry out a plan and sum up on stdout; SIGINT ends it early.
+    """Run a plan and print a summary on stdout; SIGINT ends it early.
 
     Args:
         address: the server.
-        connections: so many are opened; None for as many as a client opens by itself.
+        connections: the number to open; None for as many as a client opens by itself.
         timeout: seconds that each call may take.
-        as_json: sum up for a program.
+        as_json: print the summary as JSON.
         trust: the client's options for TLS and the secret.
 
     Returns:
-        bool: whether there were answers, and no call failed.
+        bool: whether there were results, and no call failed.
 
     Raises:
-        GtcpError: there is no gtcp server; nothing was called.
+        GtcpError: no gtcp server answers; nothing was called.
         ValueError: params can't be written as JSON, or a file of ``trust`` can't be used;
             nothing was called.
     """
@@ -81,7 +81,7 @@ def bench(
 
 
 def _client(address: str, connections: int | None, timeout: float, trust: dict[str, Any]) -> Client:
-    """One that does not try again: what fails is to be seen."""
+    """Return a client that does not retry, so that each failure is counted."""
     if connections is None:
         return Client(address, timeout=timeout, retries=0, **trust)
     return Client(
@@ -95,10 +95,10 @@ def _client(address: str, connections: int | None, timeout: float, trust: dict[s
 
 
 def _connect(client: Client, count: int) -> None:
-    """Open connections beforehand: it is the calls that are measured.
+    """Open the connections in advance, so that only calls are measured.
 
     Raises:
-        GtcpError: there is nobody, or nobody who speaks gtcp.
+        GtcpError: no gtcp server answers.
     """
     client.connect()
     pings = [gevent.spawn(_failure_of_ping, client) for _ in range(count)]
@@ -116,18 +116,18 @@ def _failure_of_ping(client: Client) -> GtcpError | None:
     try:
         client.call(OWN_CMDID)
     except RemoteError as exc:
-        # Others refuse pings, but are there.
+        # Other codes refuse the ping, but the server has answered.
         return exc if exc.code in (NOT_AUTHENTICATED, NOT_ALLOWED, BAD_REQUEST) else None
     except GtcpError as exc:
         return exc
     return None
 
 
-# While it runs
+# During the run
 
 
 def _show_live(load: Load, plan: Plan) -> None:
-    """A line on the terminal that is written over and over, and is gone at the end."""
+    """Update a line on the terminal, which is erased at the end."""
     try:
         while True:
             gevent.sleep(LIVE_SECONDS)
@@ -163,6 +163,13 @@ def _as_text(address: str, plan: Plan, tally: Tally, connections: int) -> Iterat
     )
     for kind, count in tally.errors.most_common():
         yield f"  {count} {kind}: {escape(tally.examples[kind])}"
+    if tally.answered and not tally.in_time:
+        yield (
+            f"0.0/s: all calls ended after the {plan.seconds:g} s of --duration; "
+            "a longer one gives a rate"
+        )
+    if tally.abandoned:
+        yield f"{tally.abandoned} abandoned in flight, when the run was interrupted"
     if tally.unsent:
         yield f"{tally.unsent} not sent: the rate was too high for {plan.concurrency} at a time"
     if tally.latency.count:
@@ -171,7 +178,7 @@ def _as_text(address: str, plan: Plan, tally: Tally, connections: int) -> Iterat
 
 
 def _latencies(tally: Tally) -> dict[str, float]:
-    """Milliseconds; none where nothing was answered."""
+    """Return the latencies in milliseconds by name; empty if no call was answered."""
     latency = tally.latency
     if not latency.count:
         return {}
@@ -190,8 +197,10 @@ def _as_data(address: str, plan: Plan, tally: Tally, connections: int) -> dict[s
         "seconds": round(tally.seconds, 6),
         "answered": tally.answered,
         "answered_per_second": round(tally.per_second, 3),
+        "answered_in_time": tally.in_time,
         "failed": tally.failed,
         "errors": dict(tally.errors.most_common()),
+        "abandoned": tally.abandoned,
         "not_sent": tally.unsent,
         "latency_ms": {name: round(value, 3) for name, value in _latencies(tally).items()},
         "histogram": [

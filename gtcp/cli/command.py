@@ -1,23 +1,27 @@
-"""What may be typed: the subcommands, their arguments and their help.
+"""The command ``gtcp``: its subcommands, their arguments and their help.
 
-What a subcommand needs, it imports itself: ``gtcp call`` is to start at once.
+A subcommand imports the modules that it needs when it runs, so that ``gtcp call`` starts quickly.
+``gtcp serve`` is in ``serve_command``.
 """
 
 from __future__ import annotations
 
 import atexit
 import gc
-from typing import TYPE_CHECKING, Any
+from time import monotonic
+from typing import Any
 
 import click
 
 from gtcp import __version__
 from gtcp.cli import options
-from gtcp.cli.options import ADDRESS, CMDID, FAILED, MISUSED, PARAMS, Misuse, read_params
-from gtcp.cli.output import failures_told, print_json
-
-if TYPE_CHECKING:
-    from gtcp.server.settings import Settings
+from gtcp.cli.contracts.command import diff, schema, stubs
+from gtcp.cli.health.command import health
+from gtcp.cli.hosts.command import resolve
+from gtcp.cli.operate.command import stacks, top
+from gtcp.cli.options import ADDRESS, COMMAND, FAILED, MISUSED, PARAMS, read_params
+from gtcp.cli.output import failures_as_lines, print_json
+from gtcp.cli.serve_command import serve
 
 
 @click.group("gtcp", invoke_without_command=True)
@@ -26,109 +30,20 @@ if TYPE_CHECKING:
 def cli(ctx: click.Context) -> None:
     """Synchronous RPC over TCP: serve commands, and call them.
 
-    ADDRESS is "host", "host:port", "[v6]:port" or "unix:/path"; the port is 8889 unless said.
-    To speak TLS, put "tls://" before it. A secret stands in a file, or in the variable
-    GTCP_SECRET.
+    ADDRESS is "host", "host:port", "[v6]:port" or "unix:/path"; the default port is 8889. With
+    "tls://" before it, TLS is used. Several with commas, "dns://name:port", "srv://name" and
+    "zk://host:port/path" stand for several hosts (see gtcp resolve). A secret is read from a
+    file, or from the variable GTCP_SECRET.
 
-    To see it all at work: gtcp demo
+    For an example, run: gtcp demo
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help(), err=True)
         ctx.exit(MISUSED)
 
 
-# serve
-
-
-@cli.command()
-@click.argument("target")
-@click.option(
-    "--bind",
-    metavar="ADDRESS",
-    multiple=True,
-    callback=options.addresses,
-    help="Listen here; may be given several times. Port 0 takes a free one.",
-)
-@click.option("--workers", metavar="N", help="Processes; more than one are supervised by gunicorn.")
-@click.option("--config", metavar="FILE.toml", help="Settings, at top level or under [gtcp].")
-@click.option("--log-level", metavar="LEVEL", help="debug, info, warning, error or critical.")
-@click.option("--access-log/--no-access-log", default=None, help="Log a line for every request.")
-@click.option("--graceful-timeout", metavar="SECONDS", help="How long a drain may take.")
-@click.option("--tls-cert", metavar="FILE", help="Speak TLS, with this certificate.")
-@click.option("--tls-key", metavar="FILE", help="Its private key, if it is in another file.")
-@click.option("--tls-ca", metavar="FILE", help="Take client certificates of these authorities.")
-@click.option(
-    "--require-client-cert", is_flag=True, default=None, help="Refuse clients without one."
-)
-@click.option("--secret-file", metavar="FILE", help="Secrets that clients must prove to know.")
-@options.no_secret
-@click.option(
-    "--insecure", is_flag=True, default=None, help="Serve other hosts without TLS or a secret."
-)
-@click.option(
-    "--chdir",
-    metavar="DIRECTORY",
-    callback=options.change_directory,
-    is_eager=True,
-    expose_value=False,
-    help="Change to this directory, an absolute path. SIGHUP follows symbolic links in it again.",
-)
-@click.option("--reload", is_flag=True, help="Start anew when a file of the application changes.")
-@click.option("--no-patch", is_flag=True, help="Do not monkey-patch the standard library.")
-def serve(
-    target: str,
-    bind: tuple[str, ...],
-    workers: str | None,
-    config: str | None,
-    log_level: str | None,
-    access_log: bool | None,
-    graceful_timeout: str | None,
-    reload: bool,
-    no_patch: bool,
-    **edge: str | bool | None,
-) -> None:
-    """Serve the commands of TARGET.
-
-    At SIGINT or SIGTERM it drains: calls in flight are finished, then it ends with status 0.
-
-    TARGET is module:attribute or path/to/file.py:attribute, where a gtcp.Server or a
-    gtcp.Commands table is found; the attribute is "server" unless said.
-
-    Flags go before GTCP_* environment variables, these before --config, and that before the
-    settings of the server itself. The standard library is monkey-patched for gevent before
-    TARGET is imported, so that handlers may block in it.
-
-    \b
-    Examples:
-      gtcp serve app                      server in app.py, here
-      gtcp serve app:server --workers 4
-      gtcp serve src/app.py --bind [::]:8889 --bind unix:/run/app.sock
-    """
-    flags = {
-        "bind": bind or None,
-        "workers": workers,
-        "log_level": log_level,
-        "access_log": access_log,
-        "graceful_timeout": graceful_timeout,
-        **edge,
-    }
-    from gtcp.cli import serving
-    from gtcp.cli.target import TargetError, parse
-    from gtcp.errors import SettingsError
-    from gtcp.server.commands.hooks import StartError
-    from gtcp.server.settings import Settings
-
-    def layers(base: Settings | None) -> Settings:
-        return Settings.load(config, flags=flags, base=base)
-
-    try:
-        serving.serve(_or_misuse(parse, target), layers, reload=reload, patch=not no_patch)
-    except SettingsError as exc:
-        raise Misuse(str(exc)) from exc
-    except (TargetError, StartError, serving.GunicornMissing) as exc:
-        raise click.ClickException(str(exc)) from exc
-    except OSError as exc:
-        raise click.ClickException(exc.strerror or str(exc)) from exc
+cli.add_command(serve)
+cli.add_command(health)
 
 
 # call
@@ -136,37 +51,54 @@ def serve(
 
 @cli.command()
 @ADDRESS
-@CMDID
+@COMMAND
 @PARAMS
-@options.timeout(30.0, "How long the call may take in all.")
-@click.option("--raw", is_flag=True, help="Print the reply line as it came.")
+@options.timeout(30.0, "Maximum duration of the call, with connecting and retries.")
+@click.option(
+    "--meta",
+    metavar="KEY=VALUE",
+    multiple=True,
+    callback=options.meta,
+    help="Pass this string along with the request, as request.meta. Repeatable.",
+)
+@click.option("--raw", is_flag=True, help="Print the line of the reply, unchanged.")
 @options.trust
 def call(
-    address: str, cmdid: int, params: str, timeout: float, raw: bool, trust: dict[str, Any]
+    address: str,
+    command: int | str,
+    params: str,
+    timeout: float,
+    meta: dict[str, str] | None,
+    raw: bool,
+    trust: dict[str, Any],
 ) -> None:
     """Call a command and print its result as JSON.
 
-    PARAMS is a JSON object, or - to read it from stdin. The exit status is 1 when the server
-    answers with an error or the call is lost; stderr then says whether it was executed.
+    The command is a number, or a name in the server's list ("gtcp commands"). PARAMS is a JSON
+    object, or - to read it from stdin. The exit status is 1 if the server replies with an error or
+    the call fails; stderr then says whether the command was executed.
 
     \b
     Examples:
       gtcp call 127.0.0.1 10000 '{"content": "Hello world!"}'
-      gtcp call unix:/run/app.sock 10000 - < params.json
+      gtcp call 127.0.0.1 hello '{"content": "hi"}' --meta tenant=shop
+      gtcp call unix:app.sock 10000 - < params.json
     """
     value = read_params(params)
-    # At its end Python would search all that was imported for cycles: 18 ms of about 50.
+    # At exit Python would search all imported modules for reference cycles: 18 ms of about 50.
     atexit.register(gc.freeze)
-    with failures_told():
+    with failures_as_lines():
         if raw:
             from gtcp.cli.rawcall import print_reply_line
 
-            print_reply_line(address, cmdid, value, timeout, trust)
-        else:
-            from gtcp.client.client import Client
+            number, left = _number(address, command, timeout, trust)
+            print_reply_line(address, number, value, max(left, 0.001), trust, meta=meta)
+            return
+        from gtcp.client.client import Client
 
-            with Client(address, timeout=timeout, **trust) as client:
-                print_json(client.call(cmdid, value))
+        with Client(address, timeout=timeout, **trust) as client:
+            number, left = _number_of(client, command, timeout)
+            print_json(client.call(number, value, timeout=left, meta=meta))
 
 
 # ping
@@ -179,30 +111,26 @@ def call(
     "--count",
     metavar="N",
     callback=options.whole(1),
-    help="How often; without it, until Ctrl-C.",
+    help="Number of pings; the default is until Ctrl-C.",
 )
-@click.option(
-    "-i",
-    "--interval",
-    default=1.0,
-    show_default=True,
-    metavar="SECONDS",
-    callback=options.seconds,
-    help="From one ping to the next.",
-)
-@options.timeout(5.0, "How long each may take.")
+@options.interval("Time between the starts of two pings.")
+@options.timeout(5.0, "Maximum duration of each ping.")
 @options.trust
 def ping(
     address: str, count: int | None, interval: float, timeout: float, trust: dict[str, Any]
 ) -> None:
-    """Ask a server for a sign of life.
+    """Check whether a server answers, and how quickly.
 
-    Once a second, until Ctrl-C; at the end comes a summary, as with ping(8). The exit status
-    is 1 when nothing was received.
+    Pings once a second until Ctrl-C, then prints a summary, as ping(8) does. The exit status is 1
+    if no reply was received.
+
+    \b
+    Examples:
+      gtcp ping 127.0.0.1 --count 3
     """
     from gtcp.cli import ping as pinging
 
-    with failures_told():
+    with failures_as_lines():
         received = pinging.ping(
             address, count=count, interval=interval, timeout=timeout, trust=trust
         )
@@ -215,14 +143,14 @@ def ping(
 
 @cli.command()
 @ADDRESS
-@CMDID
+@COMMAND
 @PARAMS
 @click.option(
     "-c",
     "--concurrency",
     metavar="N",
     callback=options.whole(1, 100_000),
-    help="Calls at the same time: 10 unless said; with --rate at most 1000 unless said.",
+    help="Number of concurrent calls: 10 by default; with --rate the maximum, 1000 by default.",
 )
 @click.option(
     "-d",
@@ -231,7 +159,7 @@ def ping(
     show_default=True,
     metavar="SECONDS",
     callback=options.seconds,
-    help="For how long calls are begun.",
+    help="For how long calls are started; those in flight are then waited for.",
 )
 @click.option(
     "-r",
@@ -239,20 +167,20 @@ def ping(
     type=float,
     metavar="N",
     callback=options.per_second,
-    help="Begin so many calls a second, answered or not.",
+    help="Start this many calls per second, whether or not earlier ones have ended.",
 )
 @click.option(
     "--connections",
     metavar="N",
     callback=options.whole(1, 10_000),
-    help="Open so many; without it as few as will do.",
+    help="Number of connections; by default as few as the concurrent calls need.",
 )
-@options.timeout(30.0, "How long each call may take.")
-@click.option("--json", "as_json", is_flag=True, help="Sum up as JSON.")
+@options.timeout(30.0, "Maximum duration of each call.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @options.trust
 def bench(
     address: str,
-    cmdid: int,
+    command: int | str,
     params: str,
     concurrency: int | None,
     duration: float,
@@ -262,16 +190,17 @@ def bench(
     as_json: bool,
     trust: dict[str, Any],
 ) -> None:
-    """Call a command again and again, and tell how long it takes.
+    """Call a command repeatedly and print rate and latencies.
 
-    PARAMS is a JSON object, or - to read it from stdin; every call has the same.
+    The command is a number or a name. PARAMS is a JSON object, or - to read it from stdin; all
+    calls have the same.
 
-    Without --rate the next call is made when one is answered, which finds out how many calls a
-    second there can be. With --rate calls are made at fixed times, as by many callers who do not
-    know of each other, and latencies count from these times: which finds out how long callers
-    wait under that load, also while the server stalls.
+    Without --rate a call is started when a previous one has ended (a closed loop), which measures
+    the maximum rate. With --rate calls are started at fixed times, as by many independent clients
+    (an open loop), and latency counts from these times. This measures how long clients wait under
+    that load, also while the server stalls.
 
-    Ctrl-C ends it early. The exit status is 1 when a call failed, or none was answered.
+    Ctrl-C ends the run early. The exit status is 1 if a call failed, or none was answered.
 
     \b
     Examples:
@@ -282,14 +211,16 @@ def bench(
     from gtcp.cli import bench as benching
     from gtcp.cli.load import Plan
 
+    with failures_as_lines():
+        number, _ = _number(address, command, timeout, trust)
     plan = Plan(
-        cmdid=cmdid,
+        cmdid=number,
         params=value,
         concurrency=concurrency or (10 if rate is None else 1000),
         seconds=duration,
         rate=rate,
     )
-    with failures_told():
+    with failures_as_lines():
         well = benching.bench(
             address, plan, connections=connections, timeout=timeout, as_json=as_json, trust=trust
         )
@@ -302,18 +233,20 @@ def bench(
 
 @cli.command()
 @ADDRESS
-@click.option("--json", "as_json", is_flag=True, help="Everything, with the JSON Schemas.")
-@options.timeout(30.0, "How long the call may take in all.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print all fields as JSON, with the JSON Schemas."
+)
+@options.timeout(30.0, "Maximum duration of the call, with connecting and retries.")
 @options.trust
 def commands(address: str, as_json: bool, timeout: float, trust: dict[str, Any]) -> None:
     """List the commands of a server.
 
-    What they take, what they return, what they are for.
+    Prints the number, name, types of params and result, and first docstring line of each.
     """
     from gtcp.cli.listing import Row, table
     from gtcp.client.client import Client
 
-    with failures_told(), Client(address, timeout=timeout, **trust) as client:
+    with failures_as_lines(), Client(address, timeout=timeout, **trust) as client:
         if as_json:
             print_json(client.call(0, {"op": "commands"}))
         else:
@@ -321,30 +254,59 @@ def commands(address: str, as_json: bool, timeout: float, trust: dict[str, Any])
             click.echo("\n".join(table(rows)))
 
 
+# schema, stubs, diff, resolve, top, stacks
+
+cli.add_command(schema)
+cli.add_command(stubs)
+cli.add_command(diff)
+cli.add_command(resolve)
+cli.add_command(top)
+cli.add_command(stacks)
+
+
 # demo
 
 
 @cli.command()
-@click.option("--once", is_flag=True, help="Stop after the tour.")
-def demo(once: bool) -> None:
-    """See it at work, the wire in view.
+@click.option("--stay", is_flag=True, help="Keep the server after the tour, until Ctrl-C.")
+@click.option("--once", is_flag=True, hidden=True, help="The default since 0.3.")
+def demo(stay: bool, once: bool) -> None:
+    """Show calls, their bytes on the wire and their outcomes.
 
-    Starts a server with sample commands and calls them. The server then stays until Ctrl-C,
-    to be tried from another terminal.
+    Starts a server with sample commands on a free port, calls them, and stops the server. With
+    --stay the server can then be called from another terminal.
     """
     from gtcp.cli.demo.tour import DemoFailed, show
 
     try:
-        show(once=once)
+        show(stay=stay and not once)
     except DemoFailed as exc:
         raise click.ClickException(str(exc)) from exc
 
 
-# What they share
+# Names of commands
 
 
-def _or_misuse(check: Any, value: Any) -> Any:
-    try:
-        return check(value)
-    except ValueError as exc:
-        raise Misuse(str(exc)) from exc
+def _number(
+    address: str, command: int | str, timeout: float, trust: dict[str, Any]
+) -> tuple[int, float]:
+    """Return the number of a command, and the rest of the timeout.
+
+    A name is looked up through a connection that is closed afterwards.
+    """
+    if isinstance(command, int):
+        return command, timeout
+    from gtcp.client.client import Client
+
+    with Client(address, timeout=timeout, **trust) as client:
+        return _number_of(client, command, timeout)
+
+
+def _number_of(client: Any, command: int | str, timeout: float) -> tuple[int, float]:
+    if isinstance(command, int):
+        return command, timeout
+    from gtcp.cli.names import cmdid_of  # few calls need it
+
+    started = monotonic()
+    number = cmdid_of(client, command)
+    return number, max(0.0, timeout - (monotonic() - started))

@@ -1,7 +1,7 @@
-"""Where the ``gtcp`` command begins and ends.
+"""The entry point of the command ``gtcp``.
 
-Mistakes in what was typed or configured end with status 2, failures with 1; both with one line
-on stderr.
+The exit status is 2 for an error in what was typed or configured, and 1 for a failure; both print
+one line on stderr.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ import click
 from gtcp.cli.command import cli
 from gtcp.cli.options import FAILED
 from gtcp.cli.output import complain
+from gtcp.signals import ENDING, end_at
 
 
 def main() -> NoReturn:
-    """Run the command that was typed, and exit with its status."""
+    """Run the command line, and exit with its status."""
     # Python's own handler would raise KeyboardInterrupt inside gevent's hub, which prints it.
-    # What has something to do at Ctrl-C sets a handler of its own.
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-    if sys.stdout is None:  # closed by whoever started us
+    # Subcommands that act on a signal set their own handler.
+    defaults = (signal.SIG_DFL, signal.default_int_handler)
+    end_at(*(each for each in ENDING if signal.getsignal(each) in defaults))
+    if sys.stdout is None:  # closed by the parent process
         with open(os.devnull, "w") as sys.stdout:
             main()
     try:
@@ -33,7 +34,7 @@ def main() -> NoReturn:
     except click.ClickException as exc:
         complain(exc)
         status = exc.exit_code
-    except BrokenPipeError:  # whoever read our output (head, a pager) has seen enough
+    except BrokenPipeError:  # the reader of the output (head, a pager) has closed the pipe
         status = _drop_output()
     except OSError as exc:
         complain(click.ClickException(f"can't write the output: {exc.strerror or exc}"))
@@ -42,6 +43,6 @@ def main() -> NoReturn:
 
 
 def _drop_output() -> int:
-    """What is left in the buffer has nowhere to go, and Python would try once more at exit."""
+    """Discard the output buffer, which Python would try to write again at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return FAILED

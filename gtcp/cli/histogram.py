@@ -1,7 +1,7 @@
-"""Latencies counted in buckets: memory stays small however many there are.
+"""Latencies counted in buckets, so that the memory used does not grow with the number of calls.
 
-There are 64 buckets for each doubling, much as in HdrHistogram, so that each is at most 1/64 as
-wide as what it holds. The longest is kept exactly.
+There are 64 buckets for each doubling, as in HdrHistogram, so that the width of a bucket is at most
+1/64 of its values. The maximum is exact.
 """
 
 from __future__ import annotations
@@ -11,29 +11,29 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
-#: Below this a bucket is one unit wide, above it grows with what it holds.
+#: Below this number of units a bucket is one unit wide; above it the width grows with the value.
 EXACT = 128
 
-#: Units in a second: a microsecond is far below what a call takes.
+#: Units per second: a microsecond is far below the duration of a call.
 UNITS = 1_000_000
 
 ROWS, BAR = 12, 40
 
 
 class Row(NamedTuple):
-    """How many took up to so many seconds, and more than the row before."""
+    """The number of calls that took up to ``up_to`` seconds, and more than the previous row."""
 
     up_to: float
     calls: int
 
 
 class Histogram:
-    """How long calls took. For one greenlet at a time.
+    """The distribution of latencies. Used by one greenlet at a time.
 
     Attributes:
-        count: how many.
-        total: seconds, all together.
-        longest: seconds; 0 when there are none.
+        count: the number of calls.
+        total: the sum of their latencies, seconds.
+        longest: the maximum, seconds; 0 when there are no calls.
     """
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class Histogram:
         self._buckets: Counter[int] = Counter()
 
     def add(self, seconds: float) -> None:
-        """Count one."""
+        """Count a call that took this many seconds."""
         self.count += 1
         self.total += seconds
         self.longest = max(self.longest, seconds)
@@ -54,7 +54,7 @@ class Histogram:
         self._buckets[(units >> shift) + (shift << 32)] += 1
 
     def percentile(self, percent: float) -> float:
-        """Seconds within which so many percent were done, at most 2 percent too high."""
+        """Return a percentile in seconds, at most 2 percent too high."""
         wanted = math.ceil(self.count * percent / 100)
         seen = 0
         for upper, count in self._sorted():
@@ -64,9 +64,9 @@ class Histogram:
         return self.longest
 
     def rows(self) -> list[Row]:
-        """The distribution in a dozen rows from the shortest to the longest.
+        """Return the distribution in a dozen rows from the shortest to the longest.
 
-        Each is as many times as long as the one before: latencies span orders of magnitude.
+        The bounds grow by a constant factor, since latencies span orders of magnitude.
         """
         if not self.count:
             return []
@@ -79,14 +79,14 @@ class Histogram:
         return [Row(*each) for each in zip([*bounds, self.longest], counts, strict=True) if each[1]]
 
     def _sorted(self) -> Iterator[tuple[float, int]]:
-        """The upper bound of each bucket in seconds, and what it holds."""
+        """Yield the upper bound of each bucket in seconds, and its count."""
         for key, count in sorted(self._buckets.items()):
             shift, units = key >> 32, key & 0xFFFFFFFF
             yield min(((units + 1) << shift) / UNITS, self.longest), count
 
 
 def bars(rows: list[Row]) -> Iterator[str]:
-    """The rows as lines of text, in milliseconds."""
+    """Yield the rows as lines of text, in milliseconds."""
     most = max((row.calls for row in rows), default=0)
     total = sum(row.calls for row in rows)
     shown = [f"{row.up_to * 1000:.3f}" for row in rows]

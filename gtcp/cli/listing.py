@@ -1,4 +1,4 @@
-"""``gtcp commands``: what a server says of its commands, as a table."""
+"""``gtcp commands``: the commands of a server as a table."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 import msgspec
 
+from gtcp.cli.output import aligned
 from gtcp.cli.shorthand import shorthand
-from gtcp.server.ops.logger import escape
 
-#: Characters that a type may take.
+#: Maximum number of characters of a type.
 TYPE_WIDTH = 48
 
 
@@ -25,18 +25,15 @@ class Row(msgspec.Struct):
 
 
 def table(rows: Iterable[Row]) -> Iterator[str]:
-    """The lines of the table, with a head; what a peer sent can't drive the terminal."""
-    cells = [["CMDID", "NAME", "PARAMS", "RESULT", "ABOUT"], *map(_cells, rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for number, *texts in cells:
-        padded = map(str.ljust, texts, widths[1:])
-        yield "  ".join([number.rjust(widths[0]), *padded]).rstrip()
+    """Return the lines of the table, with a header."""
+    head = ["CMDID", "NAME", "PARAMS", "RESULT", "ABOUT"]
+    return aligned([head, *map(_cells, rows)], right=(0,))
 
 
 def _cells(row: Row) -> list[str]:
     types = [_cut(shorthand(each)) for each in (row.params, row.result)]
     about = row.doc.partition("\n")[0]
-    return [escape(text) for text in (str(row.cmdid), row.name, *types, about)]
+    return [str(row.cmdid), row.name, *types, about]
 
 
 def _cut(text: str) -> str:

@@ -1,10 +1,10 @@
-"""Calls one command again and again, and counts what comes of it.
+"""A load: call one command repeatedly, and count the outcomes.
 
-Without a rate it is a closed loop: so many greenlets call, each as soon as it has its answer.
-With a rate it is an open one: the times of the calls are fixed beforehand, whether or not there
-are answers yet, and how long a call took is counted from the time it was meant for. So a server
-that stalls for a second shows as a second in the latencies of all calls that fell into it, not
-as one slow call and many that were never made (Gil Tene's "coordinated omission").
+Without a rate it is a closed loop: a fixed number of greenlets call, each as soon as its previous
+call has ended. With a rate it is an open loop: the start time of each call is fixed in advance, and
+latency counts from that time. So a server that stalls for a second adds up to a second to the
+latency of every call that was due meanwhile. A closed loop would show one slow call, and none of
+the calls that it did not make (Gil Tene's "coordinated omission").
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from gtcp.cli.histogram import Histogram
 from gtcp.client.client import Client
 from gtcp.errors import CallTimeout, ConnectError, ConnectionLost, GtcpError, RemoteError
 
-#: Seconds before an open loop's call in which it waits actively: a timer may be a millisecond
-#: late, which would be counted as the server's.
-PUNCTUAL = 0.002
+#: Seconds before the start of an open loop's call in which the greenlet polls instead of sleeping:
+#: a timer may be a millisecond late, which would count as latency of the server.
+POLL_SECONDS = 0.002
 
-#: Seconds that a closed loop's greenlet waits when there is no server: not to knock in vain
-#: thousands of times a second.
+#: Seconds that a closed loop's greenlet sleeps after a failed connection, so that it does not
+#: try thousands of times a second.
 NO_SERVER_PAUSE = 0.05
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be called, and how often.
+    """The command to call, and the rate and number of calls.
 
     Attributes:
-        concurrency: greenlets that call; in an open loop the most calls in flight.
-        seconds: for how long calls are begun.
-        rate: calls a second, None for a closed loop.
+        concurrency: greenlets that call; in an open loop the maximum of calls in flight.
+        seconds: for how long calls are started.
+        rate: calls per second; None for a closed loop.
     """
 
     cmdid: int
@@ -48,17 +48,19 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Tally:
-    """What came of the calls so far.
+    """The outcomes of the calls so far.
 
     Attributes:
         answered: calls with a result.
-        in_time: those of them that were answered before the end.
-        errors: how many failed, by kind.
+        in_time: calls with a result that arrived before the end of the duration.
+        errors: the number of failed calls by kind.
         examples: one message of each kind.
-        unsent: calls of an open loop that were due, but had no place until the end.
-        latency: of all calls but those whose connection failed, which says nothing of the
-            server: its errors count, and those that timed out.
-        seconds: how long calls were begun.
+        abandoned: calls that were in flight when the load was stopped early; nothing else counts
+            them.
+        unsent: calls of an open loop that were due, but exceeded the concurrency until the end.
+        latency: of all calls that the server answered, also with an error, and of those that timed
+            out. A connection that failed says nothing about the server's latency.
+        seconds: for how long calls were started.
     """
 
     def __init__(self) -> None:
@@ -66,22 +68,23 @@ class Tally:
         self.in_time = 0
         self.errors: Counter[str] = Counter()
         self.examples: dict[str, str] = {}
+        self.abandoned = 0
         self.unsent = 0
         self.latency = Histogram()
         self.seconds = 0.0
 
     @property
     def failed(self) -> int:
-        """How many failed."""
+        """The number of failed calls."""
         return self.errors.total()
 
     @property
     def per_second(self) -> float:
-        """Calls with a result, a second."""
+        """Calls per second with a result that arrived before the end of the duration."""
         return self.in_time / self.seconds if self.seconds else 0.0
 
     def add_failure(self, exc: GtcpError, seconds: float) -> None:
-        """Count a call that failed."""
+        """Count a failed call, which took this many seconds."""
         kind, message = type(exc).__name__, str(exc)
         if isinstance(exc, RemoteError):
             kind, message = f"{kind} {exc.code}", exc.message
@@ -92,10 +95,10 @@ class Tally:
 
 
 class Load:
-    """One run of a plan. Belongs to the hub it is run in.
+    """One run of a plan. Used in the hub in which it runs.
 
     Attributes:
-        tally: what came of it so far.
+        tally: the outcomes so far.
     """
 
     def __init__(self, client: Client, plan: Plan) -> None:
@@ -108,11 +111,11 @@ class Load:
 
     @property
     def elapsed(self) -> float:
-        """Seconds since it began, until no more calls are begun."""
+        """Seconds since the start, at most until the last call was started."""
         return self.tally.seconds or monotonic() - self._begin
 
     def run(self) -> Tally:
-        """Make the calls; returns when all are answered, or have failed, or at ``stop``."""
+        """Make the calls; return when all have ended, or at ``stop``."""
         self._begin = monotonic()
         self._end = self._begin + self._plan.seconds
         self._director = gevent.spawn(self._direct)
@@ -122,7 +125,7 @@ class Load:
         return self.tally
 
     def stop(self) -> None:
-        """Begin no more calls and give up those in flight, which are not counted."""
+        """Start no more calls and abandon those in flight."""
         self._end = min(self._end, monotonic())
         self._director.kill(block=False)
         self._pool.kill(block=False)
@@ -168,6 +171,9 @@ class Load:
         except GtcpError as exc:
             tally.add_failure(exc, monotonic() - since)
             return exc
+        except gevent.GreenletExit:  # by ``stop``
+            tally.abandoned += 1
+            raise
         now = monotonic()
         tally.answered += 1
         tally.in_time += now <= self._end
@@ -177,10 +183,10 @@ class Load:
 
 def _wait_until(when: float) -> None:
     left = when - monotonic()
-    if left > PUNCTUAL:
-        gevent.sleep(left - PUNCTUAL)
+    if left > POLL_SECONDS:
+        gevent.sleep(left - POLL_SECONDS)
     hub: Any = gevent.get_hub()
     while monotonic() < when:
-        # Not `sleep(0)`: gevent may go on with such for 5 ms before it looks for replies.
-        with hub.loop.timer(0) as a_round:
-            hub.wait(a_round)
+        # Not `sleep(0)`: gevent may run such callbacks for 5 ms before it polls for replies.
+        with hub.loop.timer(0) as iteration:
+            hub.wait(iteration)

@@ -1,4 +1,4 @@
-"""What the subcommands of ``gtcp`` take in common, and how it is checked."""
+"""Arguments and options that several subcommands of ``gtcp`` share, and their checks."""
 
 from __future__ import annotations
 
@@ -12,40 +12,84 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
-from gtcp.transport.address import parse
+from gtcp.arguments import shown
+from gtcp.transport.address import is_one_host, parse, parse_bind
 
-#: What the command exits with.
+#: Exit statuses: of a failure, and of an error in what was typed or configured.
 FAILED, MISUSED = 1, 2
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+Checked = TypeVar("Checked")
 
 
 class Misuse(click.ClickException):
-    """What was typed or configured can't be meant."""
+    """An error in what was typed or configured; the message is one line."""
 
     exit_code = MISUSED
 
 
 def address(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
-    """Checked, but as it was typed."""
+    """Return the address of a server, or of several, as it was typed; refuse any other text."""
     try:
-        parse(value)
+        if is_one_host(value):
+            parse(value)
+        else:
+            from gtcp.client.hosts.urls import known_hosts  # here: rarely needed
+
+            known_hosts(value)
     except ValueError as exc:
         raise Misuse(str(exc)) from exc
     return value
 
 
 def addresses(
-    ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
+    _ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]
 ) -> tuple[str, ...]:
-    """Several of them."""
-    return tuple(address(ctx, param, each) for each in values)
+    """Return addresses to listen on as they were typed; refuse any other text."""
+    try:
+        for each in values:
+            parse_bind(each)
+    except ValueError as exc:
+        raise Misuse(str(exc)) from exc
+    return values
+
+
+def command(_ctx: click.Context, _param: click.Parameter, value: str) -> int | str:
+    """Return the number of a command, or its name."""
+    if value.isidentifier():
+        return value
+    number = whole(0)(_ctx, _param, value)
+    assert number is not None
+    return number
+
+
+def meta(
+    _ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]
+) -> dict[str, str] | None:
+    """Return the strings of ``KEY=VALUE`` options; None if there are none."""
+    found: dict[str, str] = {}
+    for each in values:
+        key, equals, value = each.partition("=")
+        if not key or not equals:
+            raise click.BadParameter(f"expected KEY=VALUE, got {each!r}.")
+        if key in found:
+            raise click.BadParameter(f"{key!r} is given twice.")
+        found[key] = value
+    return found or None
+
+
+def or_misuse(check: Callable[..., Checked], value: Any, **options: Any) -> Checked:
+    """Return what a check returns; its ValueError becomes a Misuse."""
+    try:
+        return check(value, **options)
+    except ValueError as exc:
+        raise Misuse(str(exc)) from exc
 
 
 def change_directory(_ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
     """Change to this directory, and keep its name in PWD as a shell does.
 
-    The name must be absolute: the process may start itself again, from there.
+    The name must be absolute: the process may execute itself again, in that directory.
     """
     if value is None:
         return
@@ -59,7 +103,7 @@ def change_directory(_ctx: click.Context, _param: click.Parameter, value: str | 
 
 
 def whole(least: int, most: int | None = None) -> Callable[..., int | None]:
-    """The check of a whole number; what was not given stays None."""
+    """Return a check of a whole number; None, for an option that was not given, remains None."""
 
     def check(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | None:
         if value is None:
@@ -73,35 +117,38 @@ def whole(least: int, most: int | None = None) -> Callable[..., int | None]:
 
 
 def seconds(_ctx: click.Context, param: click.Parameter, value: float) -> float:
-    """How long; between two pings may be nothing."""
+    """Return a duration; 0 is allowed for the interval between two pings."""
     if 0 < value < math.inf or (value == 0 and param.name == "interval"):
         return value
     raise click.BadParameter(f"expected seconds > 0, got {value}.")
 
 
 def per_second(_ctx: click.Context, _param: click.Parameter, value: float | None) -> float | None:
-    """How often; what was not given stays None."""
+    """Return a rate; None, for an option that was not given, remains None."""
     if value is None or 0 < value <= 1_000_000:
         return value
     raise click.BadParameter(f"expected more than 0 and at most a million, got {value}.")
 
 
 def read_params(text: str) -> Any:
-    """The JSON that was typed, or what stdin has for ``-``.
+    """Return params: the JSON object that was typed, or read from stdin for ``-``.
 
     Raises:
-        Misuse: it is not JSON.
+        Misuse: it is not a JSON object, nor null.
     """
     data = _stdin() if text == "-" else os.fsencode(text)
     try:
-        return msgspec.json.decode(data)
+        params = msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         hint = "" if text == "-" else '; the shell needs it quoted: \'{"key": "value"}\''
         raise Misuse(f"PARAMS: not JSON: {exc}{hint}") from exc
+    if params is not None and not isinstance(params, dict):
+        raise Misuse(f"PARAMS: expected a JSON object, got {shown(params)}")
+    return params
 
 
 def _stdin() -> bytes:
-    if sys.stdin is None:  # closed by whoever started us
+    if sys.stdin is None:  # closed by the parent process
         raise Misuse("PARAMS: there is no stdin to read them from")
     try:
         return sys.stdin.buffer.read()
@@ -110,12 +157,12 @@ def _stdin() -> bytes:
 
 
 ADDRESS = click.argument("address", callback=address)
-CMDID = click.argument("cmdid", callback=whole(0))
+COMMAND = click.argument("command", metavar="CMDID|NAME", callback=command)
 PARAMS = click.argument("params", metavar="[PARAMS]", default="null")
 
 
 def timeout(default: float, text: str) -> Callable[[Decorated], Decorated]:
-    """The option ``--timeout``."""
+    """Return the option ``--timeout`` with this default, in seconds, and this help."""
     return click.option(
         "--timeout",
         default=default,
@@ -126,17 +173,34 @@ def timeout(default: float, text: str) -> Callable[[Decorated], Decorated]:
     )
 
 
+def interval(text: str) -> Callable[[Decorated], Decorated]:
+    """Return the option ``--interval``, one second by default, with this help."""
+    return click.option(
+        "-i",
+        "--interval",
+        default=1.0,
+        show_default=True,
+        metavar="SECONDS",
+        callback=seconds,
+        help=text,
+    )
+
+
 _TRUST = {
     "ca": click.option(
-        "--ca", metavar="FILE", help="Authorities to trust, in place of the system's."
+        "--ca", metavar="FILE", help="Trust the authorities in this file, not the system's."
     ),
-    "cert": click.option("--cert", metavar="FILE", help="The client's certificate."),
-    "key": click.option("--key", metavar="FILE", help="Its private key, if in another file."),
+    "cert": click.option(
+        "--cert", metavar="FILE", help="Present the client certificate in this file."
+    ),
+    "key": click.option("--key", metavar="FILE", help="Its private key, if it is in another file."),
     "server_name": click.option(
-        "--server-name", metavar="NAME", help="Whom the server's certificate is for."
+        "--server-name",
+        metavar="NAME",
+        help="Expect this name in the server's certificate, not the host.",
     ),
     "secret_file": click.option(
-        "--secret-file", metavar="FILE", help="The secret that both sides prove."
+        "--secret-file", metavar="FILE", help="Prove the secret in the first line of this file."
     ),
 }
 
@@ -148,7 +212,7 @@ def _refuse_secret(_ctx: click.Context, _param: click.Parameter, value: str | No
 
 
 def no_secret(command: Decorated) -> Decorated:
-    """An option ``--secret`` that says why there is none."""
+    """Add a hidden option ``--secret``, whose error says why it does not exist."""
     option = click.option(
         "--secret", hidden=True, expose_value=False, is_eager=True, callback=_refuse_secret
     )
@@ -156,7 +220,7 @@ def no_secret(command: Decorated) -> Decorated:
 
 
 def trust(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that say whom a client trusts, as one argument ``trust`` for a Client."""
+    """Add the client's options for TLS and the secret, as one argument ``trust`` for a Client."""
 
     @functools.wraps(command)
     def with_trust(**given: Any) -> Any:

@@ -1,11 +1,11 @@
-"""What the subcommands of ``gtcp`` say: a result on stdout, a failure on one line of stderr."""
+"""Output of the subcommands of ``gtcp``: results on stdout, one line on stderr for an error."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import click
@@ -15,7 +15,7 @@ from gtcp.errors import GtcpError, RemoteError
 
 
 def complain(exc: click.ClickException) -> None:
-    """The one line on stderr; parts of it may come from a peer."""
+    """Print an error as one line on stderr. Text from a peer is escaped."""
     from gtcp.server.ops.logger import escape
 
     message = escape(" ".join(exc.format_message().split()))
@@ -25,8 +25,8 @@ def complain(exc: click.ClickException) -> None:
 
 
 @contextlib.contextmanager
-def failures_told() -> Iterator[None]:
-    """What a call raises becomes a line that says whether it was executed."""
+def failures_as_lines() -> Iterator[None]:
+    """Turn the exception of a call into an error line that says whether it was executed."""
     try:
         yield
     except GtcpError as exc:
@@ -34,16 +34,35 @@ def failures_told() -> Iterator[None]:
         if isinstance(exc, RemoteError) and exc.data is not None:
             data = f" {json.dumps(exc.data, ensure_ascii=False)}"
         raise click.ClickException(f"{exc}{data} (executed: {exc.executed})") from exc
-    except ValueError as exc:  # params that can be read but not written: nothing was sent
+    except ValueError as exc:  # params that can't be encoded: nothing was sent
         raise Misuse(str(exc)) from exc
 
 
+def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> Iterator[str]:
+    """Yield the lines of a table. Control characters are escaped.
+
+    Args:
+        rows: the cells, of the header too.
+        right: numbers of the columns that are aligned to the right.
+    """
+    from gtcp.server.ops.logger import escape
+
+    cells = [[escape(text) for text in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for row in cells:
+        padded = [
+            text.rjust(width) if at in right else text.ljust(width)
+            for at, (text, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        yield "  ".join(padded).rstrip()
+
+
 def print_json(value: Any) -> None:
-    """On several lines for a person, on one for a program; a peer's text can't drive a terminal."""
+    """Print JSON: indented on a terminal, else on one line. Control characters are escaped."""
     indent = 2 if sys.stdout.isatty() else None
     text = json.dumps(value, ensure_ascii=False, indent=indent)
     if not text.isascii() or "\x7f" in text:
-        from gtcp.server.ops.logger import escape_json  # takes its time to import, and few need it
+        from gtcp.server.ops.logger import escape_json  # slow to import, and rarely needed
 
         text = escape_json(text)
     click.echo(text.encode())

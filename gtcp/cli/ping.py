@@ -1,4 +1,4 @@
-"""``gtcp ping``: what ping(8) does, with a server's own answer to cmdid 0."""
+"""``gtcp ping``: like ping(8), with calls of cmdid 0, which every server answers."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from gtcp.errors import GtcpError
 
 
 class Tally:
-    """What came of the pings so far.
+    """The outcomes of the pings so far.
 
     Attributes:
-        lost: pings that failed.
-        times: of those answered, in milliseconds.
+        lost: the number of pings that failed.
+        times: the latencies of the others, in milliseconds.
     """
 
     def __init__(self) -> None:
@@ -44,17 +44,17 @@ def ping(
     timeout: float,
     trust: dict[str, Any] | None = None,
 ) -> bool:
-    """Ping a server, a line for each reply on stdout, until done or SIGINT; then sum up.
+    """Ping a server until the count is reached or SIGINT; print each reply, then a summary.
 
     Args:
         address: the server.
-        count: how often, None for no limit.
-        interval: seconds from one ping to the next.
-        timeout: seconds that each may take.
+        count: the number of pings; None for no limit.
+        interval: seconds between the starts of two pings.
+        timeout: maximum seconds of each ping.
         trust: the client's options for TLS and the secret.
 
     Returns:
-        bool: whether anything was received.
+        bool: whether a reply was received.
     """
     tally = Tally()
     with Client(address, timeout=timeout, retries=0, **(trust or {})) as client:

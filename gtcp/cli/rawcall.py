@@ -1,4 +1,4 @@
-"""One request, its reply line as it came: ``gtcp call --raw``."""
+"""``gtcp call --raw``: send one request, and print the line of its reply unchanged."""
 
 from __future__ import annotations
 
@@ -20,15 +20,22 @@ RECV_BYTES = 65536
 
 
 def print_reply_line(
-    address: str, cmdid: int, params: object, timeout: float, trust: dict[str, Any] | None = None
+    address: str,
+    cmdid: int,
+    params: object,
+    timeout: float,
+    trust: dict[str, Any] | None = None,
+    *,
+    meta: dict[str, str] | None = None,
 ) -> None:
-    """Call, and print the reply's line.
+    """Call a command, and print the line of the reply.
 
     Raises:
-        ClickException: it is no reply.
-        RemoteError: it is an error; and what ``call_raw`` raises.
+        ClickException: the line is not a reply.
+        RemoteError: the reply is an error.
+        Exception: as for ``call_raw``.
     """
-    line = call_raw(address, cmdid, params, timeout, trust)
+    line = call_raw(address, cmdid, params, timeout, trust, meta=meta)
     click.echo(line, nl=False)
     try:
         reply = read_reply(line)
@@ -39,19 +46,26 @@ def print_reply_line(
 
 
 def call_raw(
-    address: str, cmdid: int, params: object, timeout: float, trust: dict[str, Any] | None = None
+    address: str,
+    cmdid: int,
+    params: object,
+    timeout: float,
+    trust: dict[str, Any] | None = None,
+    *,
+    meta: dict[str, str] | None = None,
 ) -> bytes:
-    """Send a request without an id, return the next line with its newline.
+    """Send a request without an id; return the next line with its newline.
 
     Args:
-        timeout: seconds for everything.
+        timeout: seconds for connecting and the call.
         trust: the client's options for TLS and the secret.
+        meta: strings passed along with the request.
 
     Raises:
-        ConnectError, CallTimeout, ConnectionLost, ProtocolError: no line came.
+        ConnectError, CallTimeout, ConnectionLost, ProtocolError: no line was received.
         TypeError, ValueError: params are not JSON; nothing was sent.
     """
-    line = encode_request(Outgoing(cmdid, None, max(1, int(timeout * 1000)), params))
+    line = encode_request(Outgoing(cmdid, None, max(1, int(timeout * 1000)), params, meta=meta))
     deadline = monotonic() + timeout
     client = Client(address, **(trust or {}))
     sock, received = client.dial(deadline)

@@ -1,4 +1,4 @@
-"""JSON Schemas in the short form that people read: ``{content: str}``, ``list[int]``."""
+"""JSON Schemas as short type annotations: ``{content: str}``, ``list[int]``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-#: Below this depth a type is "...": a schema comes from a peer.
+#: Types nested deeper than this are shown as "...": a schema is received from a peer.
 MAX_DEPTH = 6
 
 _SIMPLE = {
@@ -28,10 +28,10 @@ _FORMATS = {
 
 
 def shorthand(schema: Any) -> str:
-    """A JSON Schema as Python would annotate it; what it does not know is ``Any``.
+    """Return a JSON Schema as a Python annotation; unknown parts are ``Any``.
 
     Args:
-        schema: as ``msgspec.json.schema`` makes it. Nothing is taken for granted.
+        schema: as ``msgspec.json.schema`` returns it. It is not trusted to be well-formed.
     """
     definitions = schema.get("$defs") if isinstance(schema, dict) else None
     return _short(schema, definitions if isinstance(definitions, dict) else {}, 0)
@@ -61,7 +61,7 @@ def _short(schema: Any, definitions: Mapping[str, Any], depth: int) -> str:
 
 
 def _resolved(name: str, definitions: Mapping[str, Any], depth: int) -> str:
-    """A definition in full, and by its name alone where it refers to itself."""
+    """Return a definition in full, or its name where it refers to itself."""
     others = {key: each for key, each in definitions.items() if key != name}
     return _short(definitions[name], others, depth) if name in definitions else name
 
@@ -96,5 +96,5 @@ def _array(schema: dict[str, Any], inner: Any) -> str:
 
 
 def _value(value: Any) -> str:
-    """A value as JSON; None as everywhere else here."""
+    """Return a default as JSON, but None as ``None``."""
     return "None" if value is None else json.dumps(value, ensure_ascii=False)

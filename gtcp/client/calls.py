@@ -1,26 +1,35 @@
-"""How a call is completed: its deadline, its connection, retries; and many calls at a time.
+"""The steps of a call: its deadline, its connection, retries; and many calls at a time.
 
 A failed call is tried again if the handler certainly did not run, or if the call is idempotent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from time import monotonic
 from typing import Any, Final
 
 from gevent import get_hub
 
-from gtcp.arguments import LONGEST_SECONDS, check_seconds
+from gtcp.arguments import LONGEST_SECONDS, check_seconds, check_text, wrong_type
+from gtcp.client.any_pool import AnyPool
+from gtcp.client.arguments import check_choices, check_request
 from gtcp.client.connections.reply import error_of, result_of
-from gtcp.client.pool import Pool
-from gtcp.client.pools import Pools, never_return
+from gtcp.client.middleware import Middleware, composed
+from gtcp.client.names import NamedPool
+from gtcp.client.pipeline import Outcome, Pipeline
+from gtcp.client.pools import Pools, never_return, run_in_thread_of, thread_ident
 from gtcp.client.retry import Retry
-from gtcp.client.stream import Outcome, Stream
-from gtcp.client.threads import run_in_thread_of, thread_ident
 from gtcp.deadline import current
-from gtcp.errors import ConnectError, ConnectionLost, Executed, GtcpError, ProtocolError
-from gtcp.protocol.messages import GOING_AWAY, Reply
+from gtcp.errors import (
+    CommandError,
+    ConnectError,
+    ConnectionLost,
+    Executed,
+    GtcpError,
+    ProtocolError,
+)
+from gtcp.protocol.messages import GOING_AWAY, OWN_CMDID, Reply
 
 
 class Default:
@@ -37,12 +46,23 @@ class Calls:
         timeout: seconds for a call that does not say otherwise, None for no limit.
         retry: decides whether a failed call is tried again.
         pools: the connections of each OS thread.
+        errors: the classes of the application's errors.
+        middleware: functions around the calls.
     """
 
-    def __init__(self, timeout: float | None, retry: Retry, pools: Pools) -> None:
+    def __init__(
+        self,
+        timeout: float | None,
+        retry: Retry,
+        pools: Pools,
+        errors: Iterable[type[CommandError]] = (),
+        middleware: Iterable[Middleware] = (),
+    ) -> None:
+        self._middleware = composed(middleware)
         self._timeout = timeout
         self._retry = retry
         self._pools = pools
+        self._errors = {each.own_code: each for each in errors if each.own_code is not None}
 
     def _seconds(self, timeout: float | Default | None) -> float | None:
         if isinstance(timeout, Default):
@@ -62,8 +82,8 @@ class Calls:
 
     def _complete(  # noqa: C901  one frame less for every call
         self,
-        pool: Pool,
-        cmdid: int,
+        pool: AnyPool,
+        cmdid: Any,
         params: Any,
         deadline: float | None,
         meta: dict[str, str] | None,
@@ -78,6 +98,7 @@ class Calls:
         ``executed`` of the exception covers all attempts together.
 
         Args:
+            cmdid: the command's number; its name if the pool is a ``NamedPool``.
             failure: how a first attempt failed, if there was one.
         """
         attempt = 0
@@ -87,18 +108,19 @@ class Calls:
                 if failure is not None:
                     attempt += 1
                     error = error_of(failure) if isinstance(failure, Reply) else failure
-                    self._retry.wait_or_raise(error, attempt, idempotent, deadline)
+                    harmless = idempotent or pool.idempotent
+                    self._retry.wait_or_raise(error, attempt, harmless, deadline)
                     if error.executed != "no":
                         earlier = "maybe"
                 try:
                     connection = pool.ready() or pool.get_for(cmdid, params, deadline, meta)
-                    reply = connection.call(cmdid, params, deadline, meta, raw)
+                    reply: Reply = connection.call(cmdid, params, deadline, meta, raw)
                 except (ConnectError, ConnectionLost, ProtocolError) as exc:
                     failure = exc
                 else:
                     if reply.code != GOING_AWAY:
                         if reply.code and earlier != "no":
-                            raise error_of(reply)
+                            raise error_of(reply, self._errors)
                         return reply
                     connection.retire()
                     failure = reply
@@ -109,7 +131,36 @@ class Calls:
                 exc.executed = earlier
             raise
 
-    def _stream(
+    def _pool(self, hash_key: str | None) -> AnyPool:
+        """Return the calling thread's pool, for the calls with a key if there is one."""
+        pool = self._pools.here()
+        if hash_key is None:
+            return pool
+        check_text("hash_key", hash_key)
+        return pool.pinned(hash_key)
+
+    def _call_by_name(
+        self,
+        name: str,
+        params: Any,
+        timeout: float | Default | None,
+        idempotent: bool,
+        result: Any,
+        meta: dict[str, str] | None,
+        detach: bool,
+        hash_key: str | None,
+    ) -> Any:
+        if name.isdecimal():  # a number as text
+            wrong_type("cmdid", "an int, or the name of a command", name)
+        check_request(OWN_CMDID, meta)
+        check_choices(result, idempotent=idempotent, detach=detach)
+        deadline = self._deadline(timeout, detach)
+        pool = NamedPool(self._pool(hash_key))
+        raw = result is not Any
+        reply = self._complete(pool, name, params, deadline, meta, idempotent, raw)
+        return result_from(reply, result, self._errors)
+
+    def _map(
         self,
         cmdid: int,
         source: Iterator[Any],
@@ -128,11 +179,11 @@ class Calls:
             return self._complete(pool, cmdid, params, deadline, meta, idempotent, raw, failure)
 
         raw = result is not Any
-        stream = Stream(pool, cmdid, meta, timeout, window, ordered, raw, complete)
+        pipeline = Pipeline(pool, cmdid, meta, timeout, window, ordered, raw, complete)
         try:
-            for outcome in stream.outcomes(source):
+            for outcome in pipeline.outcomes(source):
                 try:
-                    value = result_from(outcome, result)
+                    value = result_from(outcome, result, self._errors)
                 except Exception as exc:
                     if not return_exceptions:
                         raise
@@ -142,13 +193,16 @@ class Calls:
                     raise GtcpError("a map's results have to be taken in the thread it began in")
         finally:
             if thread_ident() == thread:
-                stream.abandon()
+                pipeline.abandon()
             else:
-                run_in_thread_of(hub, stream.abandon)
+                run_in_thread_of(hub, pipeline.abandon)
 
 
-def result_from(outcome: Outcome, wanted: Any) -> Any:
+def result_from(outcome: Outcome, wanted: Any, errors: Mapping[int, type[CommandError]]) -> Any:
     """The result of a call as the type that the caller asked for.
+
+    Args:
+        errors: the classes of the application's errors, by code.
 
     Raises:
         RemoteError: the reply's code is not 0.
@@ -158,5 +212,5 @@ def result_from(outcome: Outcome, wanted: Any) -> Any:
     if not isinstance(outcome, Reply):
         raise outcome
     if outcome.code != 0:
-        raise error_of(outcome)
+        raise error_of(outcome, errors)
     return result_of(outcome, wanted)

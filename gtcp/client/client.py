@@ -8,73 +8,74 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Iterator
-from functools import partial
 from typing import Any, Literal, TypeVar, overload
 
 from msgspec import Raw
 
-from gtcp.arguments import check_text
+from gtcp.arguments import check_params, error_classes
 from gtcp.client.arguments import check_choices, check_map, check_options, check_request
-from gtcp.client.calls import DEFAULT, Calls, Default, result_from
-from gtcp.client.credentials import key_of, tls_of
-from gtcp.client.dialing.dial import Dialled, Options, Trust, dial
-from gtcp.client.dialing.history import AddressHistory
-from gtcp.client.pool import Pool
+from gtcp.client.calls import DEFAULT, Default, result_from
+from gtcp.client.dialing.dial import Options
+from gtcp.client.hosts.resolver import Host, Resolver
+from gtcp.client.middleware import Middleware, through
 from gtcp.client.pools import Pools
 from gtcp.client.retry import Retry
-from gtcp.errors import ConnectError, ConnectionLost
-from gtcp.transport.address import parse
+from gtcp.client.streams import Streams
+from gtcp.client.target import target_of
+from gtcp.errors import CommandError, ConnectError, ConnectionLost
 
 R = TypeVar("R")
 
 DEFAULT_TIMEOUT = 30.0
 
 
-class Client(Calls):
-    """Calls the commands of one server.
+class Client(Streams):
+    """Calls the commands of one server, or of a service with several hosts.
 
-    One client serves any number of greenlets and OS threads (each thread has connections of
-    its own), and survives ``fork``: the child opens its own. It connects when it is first
-    used, and again whenever it has to.
+    One client serves any number of greenlets and OS threads (each thread has its own connections).
+    After ``fork`` the child opens its own. It connects when it is first used, and reconnects when
+    necessary. It is a context manager: the end of the block closes it.
 
     Args:
-        address: "host", "host:port", "[v6]:port" or "unix:/path"; port 8889 unless said. With
-            "tls://" before it TLS is spoken, and the server's certificate verified.
-        timeout: seconds a call may take in all, unless the call says otherwise; None for no
-            limit.
-        retries: how often a call that certainly did not run (or any, if it is idempotent)
-            is tried again after the connection failed; 0 for never.
-        connect_timeout: seconds to resolve the name, connect and introduce each other, within
-            the call's timeout; None for no other limit.
-        min_connections: connections opened as soon as there are calls for them; as many as
-            the server has workers, to use them all.
-        max_connections: at most so many per OS thread.
-        max_in_flight: calls in flight on one connection before another is opened.
-        max_reply_bytes: the longest reply taken; None for no limit.
-        keepalive: seconds within which a dead server is found without traffic.
-        busy_poll: seconds for which a call stays awake for its reply before it sleeps, where it
-            is the only thing that goes on in its thread; from 0, for never, to 0.005. It is
-            left out with servers that take longer.
-        ca: PEM file with the authorities that a server's certificate may be of; None for the
+        address: "host", "host:port", "[v6]:port", "unix:/path" or "unix:@name"; the default port is
+            8889. "tls://" before it means TLS, and the server's certificate is verified. For
+            several hosts: a list of these, or one text with commas; "dns://name:port",
+            "srv://name" or "zk://host:port/path"; or a ``gtcp.Resolver``.
+        timeout: default deadline of a call, in seconds; None for no limit.
+        retries: maximum number of retries of a call that certainly did not run (of any call, if it
+            is idempotent) after the connection failed; 0 for no retry.
+        connect_timeout: seconds to resolve the name, connect, and do the handshake, within the
+            call's timeout; None for no other limit.
+        min_connections: connections to open before calls share one; set it to the number of the
+            server's workers to use them all.
+        max_connections: maximum number of connections per OS thread (to each host).
+        max_in_flight: calls in flight on each connection before another one is opened.
+        max_reply_bytes: maximum length of a reply line, in bytes; None for no limit.
+        keepalive: seconds within which TCP keepalive detects a dead server; None to turn it off.
+        busy_poll: seconds to poll for a reply before sleeping, if the call is the only activity of
+            its thread; from 0 (never) to 0.005. Not used with servers that take longer.
+        ca: PEM file with the authorities trusted to sign the server's certificate; None for the
             system's.
-        cert: PEM file with the client's own certificate, if the server asks for one.
-        key: PEM file with its private key, unless that is in the same file.
-        server_name: the name that the server's certificate must be for; None for the host of
-            the address.
-        secret: what both sides prove to know, "name:secret"; by default the first in
-            GTCP_SECRET or in the file that GTCP_SECRET_FILE names, if there is one; None for
-            none.
-        secret_file: a file whose first line is the secret.
+        cert: PEM file with the client's certificate, if the server requires one.
+        key: PEM file with the private key, if it is not in the file of the certificate.
+        server_name: name that the server's certificate must have; None for the host of the address.
+        secret: shared secret, "name:secret"; by default the first in GTCP_SECRET or in the file
+            given by GTCP_SECRET_FILE, if one is set; None for no secret.
+        secret_file: file whose first line is the secret.
+        errors: subclasses of ``CommandError`` with a code of their own: a reply with that code is
+            raised as that class.
+        middleware: functions that are called around each call, the first one outermost:
+            ``function(call, call_next)`` with a ``gtcp.ClientCall``.
 
     Raises:
         TypeError: an argument has the wrong type.
-        ValueError: the address is none, a limit is impossible, a file can't be used, or a
-            secret is malformed; no message holds a secret.
+        ValueError: an invalid address, an impossible limit, a file that can't be used, or a
+            malformed secret; no message holds a secret.
     """
 
     def __init__(
         self,
-        address: str,
+        address: str | Iterable[str | Host] | Resolver,
         *,
         timeout: float | None = DEFAULT_TIMEOUT,
         retries: int = 3,
@@ -91,14 +92,9 @@ class Client(Calls):
         server_name: str | None = None,
         secret: str | bytes | Default | None = DEFAULT,
         secret_file: str | None = None,
+        errors: Iterable[type[CommandError]] = (),
+        middleware: Iterable[Middleware] = (),
     ) -> None:
-        check_text("address", address)
-        self.address = parse(address)
-        tls = tls_of(self.address, ca, cert, key, server_name)
-        proven = key_of(secret, secret_file, DEFAULT)
-        self._trust = None
-        if tls is not None or proven is not None:
-            self._trust = Trust(tls, server_name or self.address.host, proven)
         options: dict[str, Any] = {
             "connect_timeout": connect_timeout,
             "min_connections": min_connections,
@@ -110,9 +106,14 @@ class Client(Calls):
         }
         check_options({**options, "timeout": timeout, "retries": retries})
         self._options = Options(**options)
-        self._history = AddressHistory()
-        make = partial(Pool, self.address, self._options, self._trust, self._history)
-        super().__init__(timeout, Retry(retries), Pools(make))
+        files = {"ca": ca, "cert": cert, "key": key}
+        target = target_of(address, self._options, files, server_name, secret, secret_file, DEFAULT)
+        self.address = target.address
+        self.dial = target.dial  # for the command line: opens a socket, until a deadline
+        pools = Pools(target.make, target.close)
+        super().__init__(
+            timeout, Retry(retries), pools, error_classes("errors", errors), middleware
+        )
         # Otherwise the event loop would keep the connections of a client that is forgotten.
         weakref.finalize(self, self._pools.drop, repr(self)).atexit = False
 
@@ -128,7 +129,7 @@ class Client(Calls):
     @overload
     def call(
         self,
-        cmdid: int,
+        cmdid: int | str,
         params: Any = None,
         *,
         timeout: float | Default | None = ...,
@@ -136,21 +137,23 @@ class Client(Calls):
         result: type[R],
         meta: dict[str, str] | None = ...,
         detach: bool = ...,
+        hash_key: str | None = ...,
     ) -> R: ...
     @overload
     def call(
         self,
-        cmdid: int,
+        cmdid: int | str,
         params: Any = None,
         *,
         timeout: float | Default | None = ...,
         idempotent: bool = ...,
         meta: dict[str, str] | None = ...,
         detach: bool = ...,
+        hash_key: str | None = ...,
     ) -> Any: ...
     def call(
         self,
-        cmdid: int,
+        cmdid: int | str,
         params: Any = None,
         *,
         timeout: float | Default | None = DEFAULT,
@@ -158,41 +161,61 @@ class Client(Calls):
         result: Any = Any,
         meta: dict[str, str] | None = None,
         detach: bool = False,
+        hash_key: str | None = None,
     ) -> Any:
         """Call a command and return its result.
 
         Args:
-            cmdid: the command's number.
-            params: a dict, a msgspec.Struct or a dataclass; None for no params.
-            timeout: seconds for everything: waiting for a connection, connecting, sending,
-                the handler, receiving, retries. By default the client's. Inside a handler,
-                what is left of the request's own time is the limit.
-            idempotent: running it twice does no harm: then it is tried again also when it
-                may have run.
-            result: a type the result is decoded into.
+            cmdid: the command's number; or its name, which is looked up once for each connection.
+            params: a dict, a msgspec.Struct or a dataclass, which become a JSON object; None for
+                no params.
+            timeout: seconds for everything: waiting for a connection, connecting, sending, the
+                handler, receiving, and retries; None for no limit; by default the client's. Inside
+                a handler the remaining time of the request is the limit.
+            idempotent: running the call twice does no harm, so retry it even if it may have run. A
+                command that is registered as idempotent and called by name is retried, too.
+            result: a type that the result is decoded into.
             meta: strings passed along with the request.
-            detach: inside a handler, take ``timeout`` even if the request has less left.
+            hash_key: of several hosts, send all calls with the same key to the same host, as long
+                as it is there.
+            detach: inside a handler, use ``timeout`` even if the request has less time left.
+
+        Returns:
+            Any: an instance of ``result`` if that is given, otherwise decoded JSON.
+
+        Warns:
+            DeprecationWarning: a command that is called by name is deprecated.
 
         Raises:
             RemoteError: the server answered with a code other than 0.
             CallTimeout: the deadline passed.
-            PoolTimeout: every connection was full until the deadline.
-            ConnectError: no connection came about.
+            PoolTimeout: all connections were full until the deadline.
+            ConnectError: connecting failed.
             ConnectionLost: the connection broke during the call.
-            ProtocolError: the peer does not speak gtcp, or the result does not fit ``result``.
-            TypeError, ValueError: an argument is wrong, or params are not JSON; nothing was sent.
+            ProtocolError: the peer does not speak gtcp, or the result is not a ``result``.
+            TypeError, ValueError: an argument is wrong, or params are not a JSON object; nothing
+                was sent.
         """
+        if self._middleware is not None:
+            options = {"result": result, "detach": detach, "hash_key": hash_key}
+            return through(self, "call", cmdid, params, timeout, meta, idempotent, **options)
         if type(cmdid) is not int or meta is not None:
+            if isinstance(cmdid, str):
+                return self._call_by_name(
+                    cmdid, params, timeout, idempotent, result, meta, detach, hash_key
+                )
             check_request(cmdid, meta)
+        if params is not None and type(params) is not dict:
+            check_params(params)
         raw = result is not Any
         if raw or idempotent is not False or detach is not False:
             check_choices(result, idempotent=idempotent, detach=detach)
         deadline = self._deadline(timeout, detach)
-        pool = self._pools.here()
+        pool = self._pools.here() if hash_key is None else self._pool(hash_key)
         reply = self._complete(pool, cmdid, params, deadline, meta, idempotent, raw)
         if reply.code == 0 and type(reply.result) is not Raw:
             return reply.result
-        return result_from(reply, result)
+        return result_from(reply, result, self._errors)
 
     def notify(
         self,
@@ -201,19 +224,33 @@ class Client(Calls):
         *,
         timeout: float | Default | None = DEFAULT,
         meta: dict[str, str] | None = None,
+        hash_key: str | None = None,
     ) -> None:
-        """Send a request that gets no reply; returns when the kernel has the whole line.
+        """Send a request that gets no reply; return when the kernel has the whole line.
 
-        Whether the handler runs, nobody will tell.
+        There is no way to find out whether the handler ran.
+
+        Args:
+            cmdid: the command's number.
+            params: a dict, a msgspec.Struct or a dataclass; None for no params.
+            timeout: seconds to connect and send, and the deadline of the handler; by default the
+                client's.
+            meta: strings passed along with the request.
+            hash_key: as for ``call``.
 
         Raises:
-            CallTimeout, PoolTimeout, ConnectError, ConnectionLost: as for ``call``; with
-                ``executed`` "no" the line did not leave whole.
-            TypeError, ValueError: an argument is wrong, or params are not JSON; nothing was sent.
+            CallTimeout, PoolTimeout, ConnectError, ConnectionLost: as for ``call``; if ``executed``
+                is "no", the line was not sent completely.
+            TypeError, ValueError: an argument is wrong, or params are not a JSON object; nothing
+                was sent.
         """
+        if self._middleware is not None:
+            through(self, "notify", cmdid, params, timeout, meta, hash_key=hash_key)
+            return
         check_request(cmdid, meta)
+        check_params(params)
         deadline = self._deadline(timeout, detach=False)
-        pool = self._pools.here()
+        pool = self._pool(hash_key)
         attempt = 0
         while True:
             try:
@@ -281,59 +318,82 @@ class Client(Calls):
     ) -> Iterator[Any]:
         """Call a command for every item of an iterable, many at a time; yield the results.
 
-        Nothing is sent before the first result is asked for. Memory stays bounded by the
-        window however long the iterable is. Closing the generator cancels what is in flight.
+        Nothing is sent before the first result is requested. Memory is bounded by the window,
+        however long the iterable is. Closing the generator cancels the calls in flight.
 
         Args:
+            cmdid: the command's number.
             params_iterable: the params of each call.
-            window: calls in flight at the same time; by default what one connection takes.
-            ordered: yield results in the order of the params; otherwise as they come in.
+            window: calls in flight at the same time; by default the capacity of one connection.
+            ordered: yield results in the order of the params; otherwise in the order of arrival.
             timeout: seconds for each call, from when it is sent.
-            return_exceptions: yield a call's exception in place of its result, and go on.
+            idempotent, result, meta: as for ``call``.
+            return_exceptions: yield the exception of a failed call in place of its result, and
+                continue.
+
+        Returns:
+            Iterator: the results.
 
         Raises:
-            TypeError, ValueError: at once, an argument is wrong.
-            GtcpError, TypeError, ValueError: what ``call`` raises, unless
-                ``return_exceptions``; the rest of the calls is cancelled.
-            GtcpError: a result is asked for in another thread than the first one was; the
-                rest of the calls is cancelled.
+            TypeError, ValueError: immediately, if an argument is wrong.
+            GtcpError, TypeError, ValueError: from the iterator, as for ``call``, unless
+                ``return_exceptions``; the remaining calls are cancelled.
+            GtcpError: from the iterator, if it is used in a second thread; the remaining calls are
+                cancelled.
         """
+        if self._middleware is not None:
+            options = {
+                "window": window,
+                "ordered": ordered,
+                "result": result,
+                "return_exceptions": return_exceptions,
+            }
+            results: Iterator[Any] = through(
+                self, "map", cmdid, params_iterable, timeout, meta, idempotent, **options
+            )
+            return results
         check_request(cmdid, meta)
         check_choices(
             result, ordered=ordered, idempotent=idempotent, return_exceptions=return_exceptions
         )
         source = check_map(window, params_iterable)
         seconds = self._seconds(timeout)
-        return self._stream(
+        return self._map(
             cmdid, source, window, ordered, seconds, idempotent, result, meta, return_exceptions
         )
 
     def connect(self, *, timeout: float | Default | None = DEFAULT) -> None:
-        """Open ``min_connections`` now, not when there are calls for them.
+        """Open ``min_connections`` now, instead of when calls need them.
 
         Args:
             timeout: seconds for all of them; by default the client's.
 
         Raises:
-            ConnectError: one of them did not come about; the others stay open.
+            ConnectError: one of them failed; the others stay open.
             CallTimeout: the deadline passed.
         """
         self._pools.here().fill(self._deadline(timeout, detach=False))
 
     def close(self) -> None:
-        """Close all connections, also those of other threads. Calls in flight raise
-        ConnectionLost, later calls ConnectError."""
+        """Close all connections, also those of other threads.
+
+        Calls in flight raise ``ConnectionLost``, later calls ``ConnectError``.
+        """
         self._pools.close()
 
-    def dial(self, deadline: float | None) -> Dialled:
-        """Return the socket of a new connection, to read and write bytes; see ``dial.dial``."""
-        return dial(self.address, self._options, self._trust, self._history, deadline)
-
-    def stats(self) -> dict[str, int]:
-        """Counts since the client was made.
+    def stats(self) -> dict[str, Any]:
+        """Return counters.
 
         Returns:
-            dict: ``connections`` and ``in_flight`` now; ``opened`` connections, ``sent``
-            request lines, ``dropped`` replies nobody waited for, and ``retries`` so far.
+            dict: current ``connections`` and calls ``in_flight``; since the client was created:
+            ``opened`` connections, ``sent`` request lines, ``dropped`` late replies, and
+            ``retries``. A client of several hosts also has ``hosts``: for each address these
+            counters of its own, whether it is ``ejected``, and its ``ejections``.
         """
-        return {**self._pools.counts(), "retries": self._retry.count}
+        counts: dict[str, Any] = {**self._pools.counts(), "retries": self._retry.count}
+        hosts = self._pools.counts_of_hosts()
+        return (
+            {**counts, "hosts": {name: dict(each) for name, each in hosts.items()}}
+            if hosts
+            else counts
+        )

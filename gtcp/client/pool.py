@@ -37,7 +37,10 @@ class Pool:
         connections: the open ones, and those that are still waiting for last replies.
         opened: connections opened so far.
         left_to_parent: whether this is a forked child's copy of its parent's pool.
+        idempotent: whether all calls may be retried although they may have run; see ``NamedPool``.
     """
+
+    idempotent = False
 
     def __init__(
         self, address: Address, options: Options, trust: Trust | None, history: AddressHistory
@@ -94,6 +97,19 @@ class Pool:
                 connection = self._with_room()
         return connection
 
+    def is_full(self) -> bool:
+        """Return whether another call would wait until one of those in flight has ended."""
+        if any(self._has_room(each) for each in self.connections):
+            return False
+        opening, limits = len(self._opening), self._options
+        if self._count_usable() + opening < limits.max_connections:
+            return False
+        return len(self._queue) + opening >= opening * limits.max_in_flight
+
+    def pinned(self, _key: str) -> Pool:
+        """Return itself: there is only one host."""
+        return self
+
     def get_for(
         self, cmdid: int, params: Any, deadline: float | None, meta: dict[str, str] | None
     ) -> Connection:
@@ -143,6 +159,10 @@ class Pool:
             "sent": self._ended_counts["sent"] + sum(each.sent for each in live),
             "dropped": self._ended_counts["dropped"] + sum(each.dropped for each in live),
         }
+
+    def counts_of_hosts(self) -> dict[str, dict[str, int]]:
+        """Return nothing: there is only one host."""
+        return {}
 
     def _with_room(self) -> Connection | None:
         """Return the connection with the fewest calls in flight; None to open one or wait."""
@@ -205,9 +225,7 @@ class Pool:
             sock, received = dial(
                 self._address, self._options, self._trust, self._history, deadline
             )
-            options, name = self._options, str(self._address)
-            limit, busy_poll = options.max_reply_bytes, options.busy_poll
-            connection = Connection(sock, name, limit, busy_poll, self._ended, self._freed)
+            connection = self._connection(sock)
             self.connections.append(connection)
             self.opened += 1
             connection.start()
@@ -229,6 +247,15 @@ class Pool:
             self._look_at(connection, received)
         self._wake(self._options.max_in_flight - 1)
         return connection
+
+    def _connection(self, sock: Any) -> Connection:
+        return Connection(*self._arguments(sock))
+
+    def _arguments(self, sock: Any) -> tuple[Any, ...]:
+        """Return the arguments of a new connection."""
+        options, name = self._options, str(self._address)
+        limit, busy_poll = options.max_reply_bytes, options.busy_poll
+        return sock, name, limit, busy_poll, self._ended, self._freed
 
     def _look_at(self, connection: Connection, received: bytes) -> None:
         """Take what the server sent during the handshake; raise ConnectError if it goes away."""

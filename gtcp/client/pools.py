@@ -20,15 +20,16 @@ from gevent import get_hub
 from gevent.hub import set_hub  # type: ignore[attr-defined]
 from greenlet import getcurrent
 
+from gtcp.client.any_pool import HubPool
 from gtcp.client.connections.forks import handle_fork, on_fork, same_process
-from gtcp.client.pool import CLOSED, Pool
+from gtcp.client.pool import CLOSED
 from gtcp.errors import ClientClosed
 from gtcp.transport.sockets import original
 
 #: The system's own, whether or not gevent has patched the modules: these are for OS threads.
 _SystemLocal: type[Any] = original("_thread", "_local")
 _new_lock: Callable[[], Any] = original("_thread", "allocate_lock")
-_thread_ident: Callable[[], int] = original("_thread", "get_ident")
+thread_ident: Callable[[], int] = original("_thread", "get_ident")
 
 
 class Pools:
@@ -36,18 +37,22 @@ class Pools:
 
     Args:
         make: makes the pool of the calling thread.
+        close: called when the client is closed, in any thread.
     """
 
-    def __init__(self, make: Callable[[], Pool]) -> None:
+    def __init__(
+        self, make: Callable[[], HubPool], close: Callable[[], None] | None = None
+    ) -> None:
         self._make = make
-        self._pools: dict[Any, Pool] = {}
+        self._close = close
+        self._pools: dict[Any, HubPool] = {}
         # The counts of threads that have ended.
         self._past = Counter(connections=0, in_flight=0, opened=0, sent=0, dropped=0)
         self._past_lock = _new_lock()
         self._closed = False
         _in_this_process.add(self)
 
-    def here(self) -> Pool:
+    def here(self) -> HubPool:
         """Return the calling thread's pool.
 
         Raises:
@@ -62,8 +67,10 @@ class Pools:
     def close(self) -> None:
         """Close every thread's connections."""
         self._closed = True
+        if self._close is not None:
+            self._close()
         for hub, pool in list(self._pools.items()):
-            if hub.thread_ident == _thread_ident():
+            if hub.thread_ident == thread_ident():
                 self.end(hub)
             else:
                 self._end_from_outside(hub, pool)
@@ -111,7 +118,15 @@ class Pools:
             total.update(pool.counts())
         return total
 
-    def _new(self, hub: Any) -> Pool:
+    def counts_of_hosts(self) -> dict[str, Counter[str]]:
+        """Return the sum of ``counts_of_hosts`` over all threads; nothing for one host."""
+        total: dict[str, Counter[str]] = {}
+        for pool in list(self._pools.values()):
+            for host, counts in pool.counts_of_hosts().items():
+                total.setdefault(host, Counter()).update(counts)
+        return total
+
+    def _new(self, hub: Any) -> HubPool:
         pool = self._make()
         if not self._closed:
             self._pools[hub] = pool
@@ -121,7 +136,7 @@ class Pools:
             raise ClientClosed(CLOSED)
         return pool
 
-    def _end_from_outside(self, hub: Any, pool: Pool) -> None:
+    def _end_from_outside(self, hub: Any, pool: HubPool) -> None:
         """End another thread's pool. Its calls in flight have to be failed in its own hub.
 
         That thread may not run its hub for a long time, so the connections are shut down now.
@@ -205,8 +220,16 @@ def never_return() -> NoReturn:
 
 def _after_fork_in_child() -> None:
     for pools in list(_in_this_process):
-        pools.leave_to_parent(_thread_ident())
+        pools.leave_to_parent(thread_ident())
     gevent.reinit()
 
 
 on_fork(_after_fork_in_child)
+
+
+def run_in_thread_of(hub: Any, function: Callable[[], Any]) -> None:
+    """Have a function run in the hub of another thread; not at all if that thread has ended."""
+    try:
+        hub.loop.run_callback_threadsafe(function)
+    except (AttributeError, ValueError):
+        pass  # its event loop is destroyed

@@ -8,7 +8,7 @@ the same moment.
 
 from __future__ import annotations
 
-import random
+from collections.abc import Callable
 from time import monotonic
 
 import gevent
@@ -23,6 +23,7 @@ from gtcp.errors import (
     ServerLeaving,
     Untrusted,
 )
+from gtcp.jitter import uniform
 from gtcp.protocol.messages import GOING_AWAY
 
 #: Seconds before the first retry of a call that found no connection; doubled for each further one.
@@ -39,6 +40,7 @@ class Retry:
 
     Args:
         retries: how often one call is retried, at most.
+        clock: returns monotonic seconds.
 
     Attributes:
         count: retries so far.
@@ -47,13 +49,14 @@ class Retry:
         ValueError: when it is negative.
     """
 
-    def __init__(self, retries: int) -> None:
+    def __init__(self, retries: int, clock: Callable[[], float] = monotonic) -> None:
         if retries < 0:
             raise ValueError(f"retries: expected 0 or more, got {retries}")
         self.count = 0
         self._retries = retries
+        self._clock = clock
         self._tokens = BUDGET
-        self._refilled = monotonic()
+        self._refilled = clock()
 
     def wait_or_raise(
         self, error: GtcpError, attempt: int, idempotent: bool, deadline: float | None
@@ -63,8 +66,14 @@ class Retry:
         Args:
             attempt: the number of the attempt that failed, from 1.
         """
+        gevent.sleep(self.pause_or_raise(error, attempt, idempotent, deadline))
+
+    def pause_or_raise(
+        self, error: GtcpError, attempt: int, idempotent: bool, deadline: float | None
+    ) -> float:
+        """Return the seconds until the call may be retried; raise its error if it may not be."""
         pause = self._pause(error, attempt)
-        left = None if deadline is None else deadline - monotonic()
+        left = None if deadline is None else deadline - self._clock()
         if (
             attempt > self._retries
             or not self._harmless(error, idempotent)
@@ -73,12 +82,12 @@ class Retry:
         ):
             raise error
         self.count += 1
-        gevent.sleep(pause)
+        return pause
 
     @staticmethod
     def _harmless(error: GtcpError, idempotent: bool) -> bool:
         if isinstance(error, RemoteError):
-            return error.code == GOING_AWAY
+            return error.code == GOING_AWAY and (error.executed == "no" or idempotent)
         if isinstance(error, ClientClosed | Untrusted):
             return False
         if not isinstance(error, ConnectError | ConnectionLost | ProtocolError):
@@ -91,12 +100,12 @@ class Retry:
         if attempt == 1 and not isinstance(error, ConnectError):
             return 0.0
         longest = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** (attempt - 1))
-        return random.uniform(longest / 2, longest)
+        return uniform(longest / 2, longest)
 
     def _paid(self, error: GtcpError) -> bool:
         if isinstance(error, RemoteError | ServerLeaving):
             return True
-        now = monotonic()
+        now = self._clock()
         refill = (now - self._refilled) * REFILL_PER_SECOND
         self._tokens, self._refilled = min(BUDGET, self._tokens + refill), now
         if self._tokens < 1:

@@ -67,7 +67,7 @@ class LineBuffer:
             self.overflow = True
             self._forget()
         elif self._chunks and len(self._chunks[-1]) < SMALL:
-            self._chunks[-1] += rest  # what comes byte by byte is not kept byte by byte
+            self._chunks[-1] += rest  # a slow sender's bytes do not become a list of single bytes
         else:
             self._chunks.append(rest)
 
@@ -93,7 +93,7 @@ _UP_OR_DOWN = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 
 
 def depth_within(line: bytes, limit: int) -> bool:
-    """Whether a JSON text nests at most ``limit`` deep; any bytes are taken.
+    """Return whether a JSON text nests at most ``limit`` deep; the bytes may be anything.
 
     A fixed number of passes at C speed, whatever the limit, and memory in proportion. Both
     kinds of brackets count as one: where they do not match, the decoder stops anyway.
@@ -110,7 +110,7 @@ def depth_within(line: bytes, limit: int) -> bool:
 
 
 def _more_brackets_than(limit: int, line: bytes) -> bool:
-    """Whether there are so many opening brackets; in a long line ``find`` is much faster."""
+    """Return whether there are so many opening brackets; in a long line ``find`` is much faster."""
     if len(line) <= 4096:
         return line.count(b"{") + line.count(b"[") > limit
     found = 0
@@ -125,7 +125,7 @@ def _more_brackets_than(limit: int, line: bytes) -> bool:
 
 
 def is_utf8(data: bytes) -> bool:
-    """Whether the bytes are UTF-8: msgspec does not look into what it skips."""
+    """Return whether the bytes are UTF-8: msgspec does not look into what it skips."""
     if data.isascii():
         return True
     try:
@@ -136,7 +136,7 @@ def is_utf8(data: bytes) -> bool:
 
 
 def is_plain(data: bytes, lines: Sequence[bytes], max_depth: int) -> bool:
-    """Whether these lines can be left to the decoder: UTF-8, and none nests too deep."""
+    """Return whether these lines can be left to the decoder: UTF-8, and none nests too deep."""
     # A text that nests n deep has at least 2n characters.
     if max(map(len, lines), default=0) > 2 * max_depth and not all(
         depth_within(line, max_depth) for line in lines if len(line) > 2 * max_depth

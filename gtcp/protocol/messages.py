@@ -1,11 +1,13 @@
 """Messages: one request is one line of JSON, and one reply is one line of JSON.
 
 The server decodes an ``Envelope``, makes a ``Request`` of it, and encodes a ``Success`` or a
-``Failure``. The client encodes an ``Outgoing`` and decodes a ``Reply``.
+``Failure``; before these, a command that streams sends a ``StreamItem`` for each item. The client
+encodes an ``Outgoing`` and decodes a ``Reply``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from time import monotonic, time
 from typing import Annotated, Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -17,6 +19,8 @@ BAD_REQUEST = 400
 NOT_AUTHENTICATED = 401
 NOT_ALLOWED = 403
 NOT_FOUND = 404
+#: A call without ``stream`` to a command that streams, or the reverse.
+STREAMING_MISMATCH = 405
 DEADLINE_EXCEEDED = 408
 TOO_LARGE = 413
 WRONG_PARAMS = 422
@@ -24,7 +28,7 @@ OVERLOADED = 429
 FAILED = 500
 GOING_AWAY = 503
 
-#: gtcp's own commands: ping, commands, cancel.
+#: gtcp's own commands: ping, commands, limits, cancel, credit.
 OWN_CMDID = 0
 
 T = TypeVar("T")
@@ -53,8 +57,33 @@ class Origin(Protocol):
     def cancel(self, request_id: int | str | None) -> None:
         """Cancel the request with this id, if it has not ended."""
 
+    def describe(self, op: str) -> object:
+        """Return the answer to gtcp's own ``op``; None if the peer may not know."""
+
+    def credit(self, request_id: int | str | None, items: Any, ahead: Sequence[Any] = ()) -> None:
+        """Allow the stream with this id to send more items; its request may be one of those ahead
+        that have not run."""
+
+    def stream(self, request: Any, items: Iterator[Any]) -> None:
+        """Send the items of a request that streams; return when there are no more."""
+
     def on_protocol_error(self, reply: Failure) -> None:
         """End the connection, since the peer does not speak gtcp."""
+
+
+class Progress(msgspec.Struct, gc=False):
+    """How far a stream is.
+
+    Attributes:
+        asked: when the handler was asked for the item that it works on, monotonic seconds; None
+            while it is not asked for one, since the caller takes no more.
+        items: items sent so far.
+        sent: bytes of their lines, newlines included.
+    """
+
+    asked: float | None
+    items: int = 0
+    sent: int = 0
 
 
 class Source(msgspec.Struct, gc=False):
@@ -64,26 +93,30 @@ class Source(msgspec.Struct, gc=False):
         connection: the connection that it was read from.
         line: its line as received; the newline is left out where several lines arrived together.
         arrived: when it arrived, monotonic seconds; never later than the real arrival.
+        progress: of the stream that it has started, or None.
+        refusable: whether functions run that may refuse it, since its handler was not called yet.
     """
 
     connection: Origin
     line: bytes
     arrived: float
+    progress: Progress | None = None
+    refusable: bool = False
 
 
 class Request(msgspec.Struct, Generic[T], kw_only=True):
-    """One request, as its handler gets it.
+    """One request, the argument of a handler.
 
-    Annotate a handler's argument with ``Request[T]``, or with a subclass that says
-    ``params: T``, and ``params`` is decoded into T before the handler runs.
+    Annotate the argument with ``Request[T]``, or with a subclass that has ``params: T``, to have
+    ``params`` decoded into T before the handler runs.
 
     Attributes:
         cmdid: the command's number.
-        params: its arguments: a dict, or whatever the handler's annotation says.
-        id: as the caller sent it, or None.
-        timeout: milliseconds of the caller's budget that were left when it was sent, or None.
+        params: the arguments: a dict, or an instance of T.
+        id: as sent by the caller, or None.
+        timeout: milliseconds that the caller had left when it sent the request, or None.
         oneway: whether the caller wants no reply.
-        meta: what the application passes along: trace context, tenant and the like.
+        meta: strings that the caller passed along, for example a trace id.
     """
 
     cmdid: ClassVar[int] = OWN_CMDID
@@ -97,12 +130,14 @@ class Request(msgspec.Struct, Generic[T], kw_only=True):
     oneway: bool = False
     meta: dict[str, str] = {}
     _sent: Timestamp = msgspec.field(default=0, name="timestamp")
+    # Commands that stream have another type for it.
+    _stream: None = msgspec.field(default=None, name="stream")
     # Not from the wire: the server overwrites whatever a peer may send under this key.
     _source: Any = msgspec.field(default=None, name="")
 
     @property
     def timestamp(self) -> int:
-        """When it was sent, Unix seconds; when it arrived if the caller did not say."""
+        """When it was sent, in Unix seconds; the time of arrival if the caller did not say."""
         sent = _whole_seconds(self._sent)
         if not sent:
             arrived: float = self._source.arrived if self._source is not None else monotonic()
@@ -118,7 +153,7 @@ class Request(msgspec.Struct, Generic[T], kw_only=True):
 
     @property
     def peer(self) -> Peer:
-        """Who sent it: address, and the identities that were proven when connecting."""
+        """The sender: its address, and the identities that it has proven."""
         source: Source | None = self._source
         return source.connection.peer if source is not None else Peer("")
 
@@ -132,14 +167,18 @@ class Request(msgspec.Struct, Generic[T], kw_only=True):
 
     @property
     def deadline(self) -> float | None:
-        """When the caller stops waiting, in monotonic seconds; None when it waits for ever."""
+        """When the caller stops waiting, in monotonic seconds; None for no deadline."""
         if self.timeout is None:
             return None
         arrived: float = self._source.arrived if self._source is not None else monotonic()
         return arrived + self.timeout / 1000
 
     def remaining(self) -> float | None:
-        """Seconds until the caller stops waiting, never below 0; None when it waits for ever."""
+        """Return the time until the caller stops waiting.
+
+        Returns:
+            float | None: seconds, never below 0; None for no deadline.
+        """
         when = self.deadline
         return None if when is None else max(0.0, when - monotonic())
 
@@ -166,10 +205,11 @@ class Envelope(msgspec.Struct):
     timeout: Milliseconds | None = None
     oneway: bool | None = None
     meta: dict[str, str] | None = None
+    stream: bool | None = None
 
 
 class Head(msgspec.Struct):
-    """What of a request line is needed to refuse it; the rest but params is looked at too."""
+    """The keys of a request line that a refusal needs; params are not decoded."""
 
     cmdid: int
     id: Id | None = None
@@ -195,6 +235,21 @@ class Failure(msgspec.Struct, omit_defaults=True):
     data: Any = None
 
 
+class StreamItem(msgspec.Struct, tag_field="code", tag=0, omit_defaults=True, gc=False):
+    """One item of a stream; ``more`` is True, and ``item`` its number from 0 on."""
+
+    more: bool
+    item: int
+    result: Any
+    id: int | str | None = None
+
+
+class StreamNotice(Failure, omit_defaults=True, kw_only=True):
+    """Tells the caller of a stream something; the stream goes on."""
+
+    more: bool
+
+
 class Outgoing(msgspec.Struct, omit_defaults=True, gc=False):
     """A request as the client writes it."""
 
@@ -206,14 +261,28 @@ class Outgoing(msgspec.Struct, omit_defaults=True, gc=False):
     meta: dict[str, str] | None = None
 
 
+class OutgoingStream(Outgoing, omit_defaults=True, gc=False):
+    """A request for a stream as the client writes it.
+
+    Attributes:
+        total: milliseconds for the whole stream, None for no limit; ``timeout`` is for each item.
+    """
+
+    stream: bool = False
+    credit: int | None = None
+    total: int | None = None
+
+
 class Reply(msgspec.Struct, gc=False):
-    """A reply as the client reads it."""
+    """A reply as the client reads it; with ``more`` it is not the last one to its request."""
 
     code: int
     id: int | str | None = None
     result: Any = None
     message: str = ""
     data: Any = None
+    more: bool = False
+    item: int | None = None
 
 
 class RawReply(Reply, gc=False):
@@ -232,7 +301,7 @@ decode_raw_reply = msgspec.json.Decoder(RawReply).decode
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
-def encode_reply(reply: Success | Failure, max_bytes: int | None) -> bytes:
+def encode_reply(reply: Success | Failure | StreamItem, max_bytes: int | None) -> bytes:
     """Return one reply as its line, without the newline.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What a fork does to the servers of a process: they stay the parent's."""
+"""The fork hook of a process's servers: they stay the parent's."""
 
 from __future__ import annotations
 

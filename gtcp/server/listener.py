@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import ipaddress
 import logging
 import os
 import socket
@@ -17,10 +16,10 @@ from gevent.server import StreamServer
 
 from gtcp.arguments import wrong_type
 from gtcp.server.ops.logger import SERVER
-from gtcp.server.process.socket_file import SocketFile, file_id
+from gtcp.server.process.socket_file import SocketFile, file_id, remove
 from gtcp.server.process.syn_filter import drop_new_connections
 from gtcp.server.settings import Settings
-from gtcp.transport.address import Address, of_peer, parse
+from gtcp.transport.address import Address, is_exposed, of_peer, parse_bind
 from gtcp.transport.sockets import System, adopt, close_quietly, encoded
 
 log = logging.getLogger(SERVER)
@@ -46,15 +45,18 @@ OPENING_SECONDS = 0.05
 #: Turns that a process with more connections than another waits at most before it accepts one.
 MAX_TURNS = 20
 
+FAMILIES = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
+
+#: Names settings, which are the same under ``gtcp serve``, gunicorn and in a program.
 EXPOSED = (
-    "other hosts can reach {}, and there is neither TLS nor a secret, so whoever connects could "
-    "call everything: set tls_cert or secret_file (or GTCP_SECRET), listen on 127.0.0.1, or say "
-    "insecure (--insecure)"
+    "other hosts can reach {}, and there is neither TLS nor a secret, so every host that connects "
+    "could call every command: set tls_cert or secret_file (GTCP_TLS_CERT, GTCP_SECRET_FILE, "
+    "GTCP_SECRET), bind 127.0.0.1, or set insecure (GTCP_INSECURE=true)"
 )
 
 
 class Exposed(ValueError):
-    """A server that knows nobody may not be reached by everybody."""
+    """Other hosts could call a server that authenticates nobody."""
 
 
 def listen(
@@ -64,28 +66,13 @@ def listen(
     loopback_only: bool = False,
     file: SocketFile = SocketFile(),  # noqa: B008  it never changes
 ) -> socket.socket:
-    """A listening socket on this address; for the rest as ``bind``."""
-    sock = bind(address, loopback_only=loopback_only, file=file)
-    try:
-        sock.setblocking(False)
-        sock.listen(backlog)
-    except OSError as exc:
-        sock.close()
-        raise _cannot(address, exc) from exc
-    return sock
+    """Return a listening socket on this address.
 
-
-def bind(
-    address: Address,
-    *,
-    loopback_only: bool = False,
-    file: SocketFile = SocketFile(),  # noqa: B008  it never changes
-) -> socket.socket:
-    """A socket that has this address but does not listen yet, so that nobody can connect.
-
-    A file left behind by a unix socket nobody listens on any more is replaced.
+    The file of a unix socket that nobody listens on any more is replaced. Of servers that do so at
+    the same time one listens, and the others fail.
 
     Args:
+        backlog: connections the kernel may hold that are not accepted yet.
         loopback_only: refuse an address that other hosts can reach.
         file: permissions and owner of a unix socket's file.
 
@@ -94,17 +81,46 @@ def bind(
         OSError: in use, not permitted, or no such host; the message names the address.
     """
     try:
-        if address.path:
-            return file.bound(address.path)
-        sock = _tcp(address)
+        if address.path and not address.is_abstract:
+            return file.listen(address.path, backlog)
+        sock = _bound(address) if address.fd is None else passed(address.fd)
     except (OSError, UnicodeError) as exc:
-        raise _cannot(address, exc) from exc
+        raise cannot_listen(address, exc) from exc
     if loopback_only:
         refuse_exposed(sock)
+    try:
+        sock.setblocking(False)
+        if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            sock.listen(backlog)
+    except OSError as exc:
+        sock.close()
+        raise cannot_listen(address, exc) from exc
     return sock
 
 
-def _cannot(address: Address, exc: Exception) -> OSError:
+class PassedSocket(System):  # type: ignore[misc, valid-type]
+    """A socket that was passed to this process, by systemd for example, which may keep it open.
+
+    Its file, permissions and accept queue are not this process's.
+    """
+
+
+def passed(fd: int) -> PassedSocket:
+    """Return the socket that has this descriptor; children do not inherit it.
+
+    Raises:
+        OSError: it is not open, or not a stream socket.
+    """
+    sock = PassedSocket(fileno=fd)
+    if sock.type != socket.SOCK_STREAM or sock.family not in FAMILIES:
+        sock.detach()
+        raise OSError(errno.EPROTOTYPE, "it is not a stream socket of TCP or a unix socket")
+    os.set_inheritable(fd, False)
+    return sock
+
+
+def cannot_listen(address: Address, exc: Exception) -> OSError:
+    """Return an error that names the address."""
     kind = type(exc) if isinstance(exc, OSError) else OSError
     why = getattr(exc, "strerror", None) or exc
     return kind(getattr(exc, "errno", errno.EINVAL), f"can't listen on {address}: {why}")
@@ -146,14 +162,18 @@ def listen_all(settings: Settings, *, loopback_only: bool) -> list[socket.socket
 
     Raises:
         Exposed, OSError: as for ``listen``.
+        SettingsError: there is no such user or group for the file of a unix socket.
     """
     file = SocketFile(int(settings.unix_mode, 8), settings.unix_owner, settings.unix_group)
     sockets: list[socket.socket] = []
     try:
         for each in settings.addresses:
-            sock = listen(parse(each), settings.backlog, loopback_only=loopback_only, file=file)
+            where = parse_bind(each)
+            if where.path and not where.is_abstract:
+                file.check_owner()
+            sock = listen(where, settings.backlog, loopback_only=loopback_only, file=file)
             sockets.append(sock)
-    except (OSError, Exposed):
+    except (OSError, ValueError):
         for sock in sockets:
             sock.close()
         raise
@@ -163,19 +183,30 @@ def listen_all(settings: Settings, *, loopback_only: bool) -> list[socket.socket
 def refuse_exposed(sock: socket.socket) -> None:
     """Raise Exposed, and close it, if other hosts can reach this socket."""
     name = sock.getsockname()
-    if isinstance(name, tuple) and not ipaddress.ip_address(name[0]).is_loopback:
+    if is_exposed(name):
         sock.close()
         raise Exposed(EXPOSED.format(of_peer(name)))
 
 
-def _tcp(address: Address) -> socket.socket:
-    family, kind, proto, _name, where = socket.getaddrinfo(
+def resolve(address: Address) -> tuple[Any, ...]:
+    """Return what ``getaddrinfo`` says about a TCP address to listen on."""
+    return socket.getaddrinfo(
         encoded(address.host), address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
-    sock = System(family, kind, proto)
+
+
+def _bound(address: Address) -> socket.socket:
+    """Return a socket bound to a TCP address, or to the name of an abstract unix socket."""
+    if address.is_abstract:
+        sock = System(socket.AF_UNIX, socket.SOCK_STREAM)
+        where: Any = address.unix_name
+    else:
+        family, kind, proto, _name, where = resolve(address)
+        sock = System(family, kind, proto)
     try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if sock.family == socket.AF_INET6:  # [::] means IPv6 only, whatever the system's default
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(where)
     except OSError:
@@ -224,12 +255,13 @@ class Listener(_StreamServer):  # type: ignore[misc]
         self._lead = lead
         self._accepts_until = 0.0  # until when it accepts although others have fewer connections
         self._refuse = refuse
-        self._shared = shared
+        self._shared = shared or isinstance(sock, PassedSocket)
         self._more = False  # whether the last look at the accept queue did not empty it
         self._burst = 0  # connections accepted one shortly after another
         self._last = 0.0
-        self.bound_address = _address_of(sock)
-        self._file_id = file_id(self.bound_address.path)
+        self.bound_address = address_of(sock)
+        path = self.bound_address.path
+        self._file_id = None if self.bound_address.is_abstract else file_id(path)
 
     def do_read(self) -> tuple[socket.socket, Any] | None:
         """Accept one connection; None when there is none, or when accepting fails."""
@@ -319,13 +351,17 @@ class Listener(_StreamServer):  # type: ignore[misc]
         self.stop_accepting()
 
     def close(self) -> None:
-        """Take in the connections of the accept queue, then close the socket."""
+        """Take in the connections of the accept queue, then close the socket.
+
+        The queue of a socket that was passed to this process is left to its owner.
+        """
         if not self.closed and self.started:
-            while (accepted := self.do_read()) is not None:
-                self.do_handle(*accepted)
-            path = self.bound_address.path
-            if path and file_id(path) == self._file_id:
-                os.unlink(path)
+            if isinstance(self.socket, PassedSocket):
+                self.leave()
+            else:
+                while (accepted := self.do_read()) is not None:
+                    self.do_handle(*accepted)
+                remove(self.bound_address.path, self._file_id)
         super().close()
 
     def abandon(self) -> None:
@@ -343,16 +379,17 @@ def leave_all(listeners: Iterable[Listener], *, own: bool, last: bool, wait: boo
         last: whether no other process accepts from the caller's sockets.
         wait: whether connections that are just being opened are accepted.
     """
-    closing = listeners if own or last else ()
-    if [each for each in closing if drop_new_connections(each.socket)] and wait:
+    closing = [each for each in listeners if not isinstance(each.socket, PassedSocket)]
+    if (own or last) and [each for each in closing if drop_new_connections(each.socket)] and wait:
         sleep(OPENING_SECONDS)
     for each in listeners:
         each.close() if own else each.leave(take_queue=last)
 
 
-def _address_of(sock: socket.socket) -> Address:
+def address_of(sock: socket.socket) -> Address:
     """Return where a socket listens: the real port when 0 was asked for."""
     name = sock.getsockname()
     if isinstance(name, tuple):
         return Address(name[0], name[1])
-    return Address(path=os.fsdecode(name))
+    path = os.fsdecode(name)
+    return Address(path=f"@{path[1:]}" if path.startswith("\0") else path)

@@ -14,22 +14,35 @@ import msgspec
 from gunicorn.app.base import BaseApplication
 from gunicorn.errors import AppImportError
 
+from gtcp.server.ops.log_setup import STDERR, show_access_log
 from gtcp.server.ops.logger import SERVER
-from gtcp.server.process.socket_file import SocketFile
+from gtcp.server.process.pid_file import PidFile
 from gtcp.server.server import Server
 from gtcp.server.settings import Settings
 from gtcp.server.worker import GtcpWorker
 from gtcp.server.workers.arbiter import GtcpArbiter
-from gtcp.server.workers.gunicorn_logs import Logger
+from gtcp.server.workers.gunicorn_logs import Logger, configure_from
 from gtcp.server.workers.reload_check import Verdict
-from gtcp.transport.address import of_peer
+from gtcp.server.workers.shared_socket import SharedSocket, keep_for_successor, make_sockets
 
 __all__ = ["AppImportError", "serve"]
 
 log = logging.getLogger(SERVER)
 
-#: Settings that take effect when the master starts only: it makes the listening sockets.
-AT_START_ONLY = ("host", "port", "bind", "backlog", "unix_mode", "unix_owner", "unix_group")
+#: Settings that take effect when the master starts only: it makes the listening sockets and opens
+#: the log file.
+AT_START_ONLY = (
+    "host",
+    "port",
+    "bind",
+    "backlog",
+    "log_file",
+    "log_format",
+    "log_config",
+    "unix_mode",
+    "unix_owner",
+    "unix_group",
+)
 
 
 def serve(
@@ -37,9 +50,11 @@ def serve(
     settings: Settings,
     *,
     commands: int,
+    loopback_only: bool = True,
     reload: bool = False,
     patch: bool = True,
     timeout: int = 30,
+    pid_file: PidFile | None = None,
 ) -> None:
     """Serve with ``settings.workers`` processes under gunicorn's master; does not return.
 
@@ -53,23 +68,40 @@ def serve(
             ``graceful_timeout``, ``log_level``. At SIGHUP those of the new server take their
             place, but for ``addresses``, ``backlog`` and the permissions of unix sockets.
         commands: how many the server has, for the line on stderr that says what listens where.
+        loopback_only: refuse addresses that other hosts can reach.
         reload: start the workers anew when a file of the application changes.
         patch: whether the workers patch the standard library for gevent.
         timeout: seconds after which a worker that does not respond is killed.
+        pid_file: gets the master's process id while it serves.
 
     Raises:
+        Exposed, OSError: it can't listen on one of the addresses; nothing was started.
+        SettingsError: logging can't be configured.
         SystemExit: at the end; 0 after a drain.
     """
+    sockets = make_sockets(settings, loopback_only=loopback_only)
+
+    def when_ready(arbiter: Any) -> None:
+        if pid_file is not None:
+            pid_file.lock(arbiter.pidfile.fname)
+        _announce(arbiter, commands)
+
     options = {
         "worker_class": _ServeWorker,
         "default_proc_name": "gtcp",
         "timeout": timeout,
         "reload": reload,
         "control_socket_disable": True,
-        "logger_class": Logger,
-        "when_ready": _when_ready(settings, commands),
+        "logger_class": type("Logger", (Logger,), _logging(settings)),
+        "pidfile": None if pid_file is None else pid_file.path,
+        "when_ready": when_ready,
+        "pre_exec": keep_for_successor,
     }
-    _Application(load, settings, options, patch=patch).run()
+    _Application(load, settings, sockets, options, patch=patch, pid_file=pid_file).run()
+
+
+def _logging(settings: Settings) -> dict[str, object]:
+    return {"log_config": settings.log_config, "as_json": settings.log_format == "json"}
 
 
 def _configuration(settings: Settings) -> dict[str, Any]:
@@ -80,7 +112,7 @@ def _configuration(settings: Settings) -> dict[str, Any]:
         "backlog": settings.backlog,
         "graceful_timeout": math.ceil(settings.graceful_timeout),
         "loglevel": settings.log_level.lower(),
-        "umask": 0o777 & ~int(settings.unix_mode, 8),  # for the files of unix sockets
+        "errorlog": settings.log_file or STDERR,
     }
 
 
@@ -93,22 +125,9 @@ def _directory() -> str:
     return name if os.path.isabs(name) and os.path.realpath(name) == here else here
 
 
-def _when_ready(settings: Settings, commands: int) -> Callable[[Any], None]:
-    """What gives the files of unix sockets their owner, and says what listens where."""
-    file = SocketFile(int(settings.unix_mode, 8), settings.unix_owner, settings.unix_group)
-
-    def when_ready(arbiter: Any) -> None:
-        for each in arbiter.LISTENERS:
-            if not isinstance(each.getsockname(), tuple):
-                file.apply(each.getsockname())
-        _announce(arbiter, commands)
-
-    return when_ready
-
-
 def _announce(arbiter: Any, commands: int) -> None:
-    """What listens where; not a log line, it is there at any level. Connections are taken now."""
-    where = ", ".join(_name(each) for each in arbiter.LISTENERS)
+    """Print the addresses. It is not a log line, so that it appears at every log level."""
+    where = ", ".join(map(str, arbiter.LISTENERS))
     parts = [where, _counted(commands, "command"), _counted(arbiter.num_workers, "worker")]
     sys.stderr.write(f"gtcp: listening on {', '.join(parts)}, pid {arbiter.pid}\n")
     sys.stderr.flush()
@@ -118,30 +137,30 @@ def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def _name(listener: Any) -> str:
-    name = listener.getsockname()
-    return of_peer(name) if isinstance(name, tuple) else f"unix:{name}"
-
-
 class _Application(BaseApplication):
-    """What gunicorn asks for its configuration and for the server.
+    """The application that gunicorn asks for its configuration and for the server.
 
     Attributes:
         settings: those in effect.
+        sockets: what the workers accept from.
     """
 
     def __init__(
         self,
         load: Callable[[], Server],
         settings: Settings,
+        sockets: list[SharedSocket],
         options: dict[str, Any],
         *,
         patch: bool,
+        pid_file: PidFile | None = None,
     ) -> None:
         self._load = load
         self.settings = settings
+        self.sockets = sockets
         self._options = options
         self.patch = patch
+        self.pid_file = pid_file
         self._directory = _directory()
         super().__init__(prog="gtcp serve")
 
@@ -164,7 +183,7 @@ class _Application(BaseApplication):
         return self._load()
 
     def run(self) -> None:
-        """As gunicorn's, with our arbiter."""
+        """Run gunicorn with gtcp's arbiter."""
         try:
             _Arbiter(self).run()
         except RuntimeError as exc:
@@ -172,11 +191,38 @@ class _Application(BaseApplication):
 
 
 class _Arbiter(GtcpArbiter):
-    """One that drains on SIGINT too; SIGUSR2 repeats `python -m gtcp` as typed."""
+    """An arbiter that drains at SIGINT too, and that repeats `python -m gtcp` at SIGUSR2."""
 
     def __init__(self, app: _Application) -> None:
         super().__init__(app)
         self.START_CTX["args"] = [sys.executable, *sys.orig_argv[1:]]
+        self._set_listeners(app.sockets)  # gunicorn makes none then
+        self.has_passed_sockets = any(each.passed for each in app.sockets)
+
+    def _set_listeners(self, sockets: list[SharedSocket]) -> None:
+        arbiter: Any = self  # the stubs know gunicorn's sockets only
+        arbiter.LISTENERS = list(sockets)
+
+    def stop(self, graceful: bool = True) -> None:
+        """Stop the workers; the files of unix sockets that were passed stay."""
+        for each in self.LISTENERS:
+            each.close()
+            if self.reexec_pid == self.master_pid == 0:
+                each.remove_file()
+        self._set_listeners([])
+        super().stop(graceful)
+
+    def maybe_promote_master(self) -> None:
+        """Take over from the first master when it has exited, with its PID file."""
+        was_second = self.master_pid
+        super().maybe_promote_master()
+        app: Any = self.app
+        if was_second and not self.master_pid and app.pid_file is not None:
+            app.pid_file.lock(app.pid_file.path)  # gunicorn has written a new one
+
+    def may_be_last(self) -> bool:
+        """Return whether no other process accepts from the sockets after this one's workers."""
+        return super().may_be_last() and not self.has_passed_sockets
 
     def apply_settings(self, verdict: Verdict) -> list[str]:
         """Take what the application's settings say now, but for where it listens."""
@@ -191,7 +237,7 @@ class _Arbiter(GtcpArbiter):
 
 
 class _ServeWorker(GtcpWorker):
-    """One that is told by gtcp's settings, and drains on SIGINT: Ctrl-C reaches it too."""
+    """A worker with gtcp's settings. It drains at SIGINT, since Ctrl-C reaches it too."""
 
     def init_signals(self) -> None:
         super().init_signals()
@@ -201,6 +247,23 @@ class _ServeWorker(GtcpWorker):
         app: Any = self.app
         if app.patch:
             super().patch()
+
+    def load_wsgi(self) -> None:
+        """Load the application; before that, configure logging if a file says how."""
+        app: Any = self.app
+        if app.settings.log_config is not None:
+            try:
+                configure_from(app.settings.log_config)
+            except ValueError as exc:
+                raise AppImportError(f"log_config: {exc}") from exc
+        super().load_wsgi()
+
+    def _connect_logs(self) -> None:
+        app: Any = self.app
+        if app.settings.log_config is None:
+            super()._connect_logs()
+        else:
+            show_access_log()
 
     def _settings(self, own: Settings) -> Settings:
         """The application's settings, but for what only a restart changes."""

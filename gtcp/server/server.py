@@ -4,104 +4,77 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import socket
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from pathlib import Path
 from time import monotonic
-from typing import Any, Final, TypeVar
+from typing import Any
 
 import gevent
 from gevent.event import Event
 from gevent.pool import Pool
 from greenlet import getcurrent
 
-from gtcp.arguments import check_seconds, checked_secrets, wrong_type
+from gtcp.arguments import check_seconds, wrong_type
 from gtcp.deadline import Carrier
 from gtcp.errors import SettingsError
 from gtcp.server import fork_hook
+from gtcp.server.admin import start_operations
 from gtcp.server.commands.registration import Registration
 from gtcp.server.connections.context import Connections, Context
 from gtcp.server.connections.in_flight import ServingGreenlet
-from gtcp.server.connections.scheduler import UnsupportedLoop
+from gtcp.server.connections.inspection import is_exposed
 from gtcp.server.connections.sweeper import Sweeper
+from gtcp.server.draining import DRAIN_POLL_SECONDS, cut, wait_until_empty
 from gtcp.server.handshake.admission import Admission
-from gtcp.server.handshake.steps import Handshake, make_handshake
+from gtcp.server.handshake.current import (
+    DEFAULT,
+    CurrentHandshake,
+    Secrets,
+    as_settings_error,
+)
 from gtcp.server.listener import Listener, leave_all, to_accept_from
+from gtcp.server.ops.health import Health
 from gtcp.server.ops.logger import SERVER
+from gtcp.server.ops.register import Registered
 from gtcp.server.process import forks
-from gtcp.server.process.stop_signals import StopSignals
+from gtcp.server.process.supervision import Supervision
 from gtcp.server.settings import Settings
-from gtcp.transport.secret import Key, read_keys
 from gtcp.transport.sockets import close_quietly
 
 log = logging.getLogger(SERVER)
 
-#: Seconds between two looks at what a drain still waits for.
-DRAIN_POLL_SECONDS = 0.01
-
 #: Seconds that a drain gives to peers that are just connecting.
 ENTER_SECONDS = 0.5
-
-#: Seconds that handlers which were cut get for their cleanup.
-CUT_SECONDS = 1.0
-
-
-class _Default:
-    """A marker for "as the settings say"."""
-
-
-_DEFAULT: Final = _Default()
-
-V = TypeVar("V")
-
-
-def _keys(secret: str | bytes | Iterable[str] | _Default | None) -> list[Key] | None:
-    """The keys that were given; None for those of the settings."""
-    if isinstance(secret, _Default):
-        return None
-    return [] if secret is None else read_keys(checked_secrets("secret", secret))
-
-
-def _as_settings_error(function: Callable[[], V]) -> V:
-    try:
-        return function()
-    except (ValueError, UnsupportedLoop) as exc:
-        raise SettingsError(str(exc)) from exc
 
 
 class Server(Registration):
     """Serves the commands registered on it.
 
-    One server belongs to one process and one thread: the one that starts it. Handlers run
-    in greenlets of that thread.
+    A server belongs to the process and the thread that start it. Handlers run in greenlets of that
+    thread.
 
     Args:
-        settings: where to listen and every limit; by default what the ``GTCP_*`` environment
-            variables say, and the defaults for the rest.
-        secret: what every peer must prove to know, "name:secret"; or several of them, while
-            one replaces the other. By default those in the file ``settings.secret_file`` or
-            in the environment variable GTCP_SECRET, if there are any; None for none.
+        settings: addresses and limits; by default from the ``GTCP_*`` environment variables.
+        secret: shared secret that every peer must prove, "name:secret"; or several, while one
+            replaces the other. By default those in the file ``settings.secret_file`` or in the
+            environment variable GTCP_SECRET, if one is set; None for no secret.
 
     Raises:
-        SettingsError: when an environment variable is not what it should be.
+        SettingsError: an environment variable is unknown or has an impossible value.
         TypeError: an argument has the wrong type; the message holds no secret.
         ValueError: a secret is too short or malformed; the message does not hold it.
     """
 
-    def __init__(
-        self,
-        settings: Settings | None = None,
-        *,
-        secret: str | bytes | Iterable[str] | _Default | None = _DEFAULT,
-    ) -> None:
+    def __init__(self, settings: Settings | None = None, *, secret: Secrets = DEFAULT) -> None:
         if settings is not None and not isinstance(settings, Settings):
             wrong_type("settings", "a gtcp.Settings or None", settings)
         self.settings = Settings.load() if settings is None else settings
         super().__init__()
-        self._secret = _keys(secret)
-        self._handshake: Handshake | None = None
+        self.health = Health()
+        self._handshake = CurrentHandshake(secret)
         self._admission: Admission | None = None
         self._context: Context | None = None
         self._listeners: list[Listener] = []
@@ -109,7 +82,7 @@ class Server(Registration):
         self._sweeper: Sweeper | None = None
         self._greenlets: Any = ()
         self._hub: Any = None
-        self._signals: StopSignals | None = None
+        self._supervision: Supervision | None = None
         self._done = Event()
         self._starting = self._stopping = False  # its on_start or on_stop functions run
         fork_hook.servers.add(self)
@@ -129,75 +102,77 @@ class Server(Registration):
 
     @property
     def addresses(self) -> list[str]:
-        """Where it listens, with the real ports; empty when it does not."""
+        """The addresses it listens on, with the real ports; empty if it does not listen."""
         return [str(listener.bound_address) for listener in self._listeners]
 
     @property
     def connections(self) -> Connections:
-        """The open connections: each has address, since, handled and in_flight."""
+        """The open connections, each with ``address``, ``since``, ``handled`` and ``in_flight``."""
         return Connections(self._context.connections if self._context else set())
 
     @property
     def handled(self) -> int:
-        """Requests taken since it was started."""
+        """Number of requests since the start."""
         return self._context.handled if self._context else 0
 
     @property
     def started(self) -> bool:
-        """Whether it serves, or drains."""
+        """Whether it serves or drains."""
         return self._context is not None
 
     @property
     def has_secret(self) -> bool:
-        """Whether the program itself has given it secrets that peers must prove."""
-        return bool(self._secret)
+        """Whether the argument ``secret`` has secrets that peers must prove."""
+        return self._handshake.has_secret
 
     @property
     def in_flight(self) -> int:
-        """Calls whose handlers are waiting for something at this moment."""
+        """Number of calls whose handlers are waiting at this moment."""
         return len(self._context.in_flight) if self._context else 0
 
     @property
     def cut_by(self) -> int | None:
         """The signal that cut the drain of ``serve_forever`` short; None if none did."""
-        return None if self._signals is None else self._signals.cut_by
+        return None if self._supervision is None else self._supervision.cut_by
 
     def start(
         self,
         listeners: Iterable[socket.socket] | None = None,
         *,
         lead: Callable[[int], int] | None = None,
+        metrics_folder: Path | None = None,
     ) -> None:
-        """Listen and serve, in the background: the calling greenlet goes on.
+        """Listen and serve in the background; return when the server listens.
 
-        First the ``on_start`` functions are run. When one fails, or listening does, the ``on_stop``
-        functions are run before the exception is raised.
+        The ``on_start`` functions run first. If one fails, or listening does, the ``on_stop``
+        functions run before the exception is raised.
 
         Args:
-            listeners: listening sockets to use in place of the settings' addresses; they stay the
-                caller's, who may share them with other processes.
-            lead: given the number of this process's connections, returns how many more that is than
-                the process with the fewest has: while it is positive, the others accept first.
+            listeners: listening sockets to use instead of the settings' addresses. The server does
+                not close them.
+            lead: returns, for the number of connections of this process, how many more these are
+                than in the process with the fewest; the others accept first while it is positive.
+            metrics_folder: where the processes of a service add up their metrics, with the setting
+                ``admin``; None for one process.
 
         Raises:
             TypeError: ``listeners`` are not sockets.
             OSError: an address is in use or not permitted; nothing listens then.
             SettingsError: certificates or secrets can't be used, or none are set and other hosts
                 could connect.
-            RuntimeError: it is started already; or an ``on_start`` function failed, whose
-                exception is the cause.
+            RuntimeError: it is started already, or an ``on_start`` function failed; the cause is
+                its exception.
         """
         if self._context is not None or self._starting:
             raise RuntimeError("the server is started already")
         table = self.commands.table(self.settings.max_depth, self.settings.max_line_bytes)
         table.describe()  # encoded here, where nobody waits for it
         table.log_notices()
-        self._handshake = _as_settings_error(self._make_handshake)
-        context = _as_settings_error(lambda: Context(table, self.settings))
+        self._handshake.load(self.settings)
+        context = as_settings_error(lambda: Context(table, self.settings, self.health))
         self._starting = True
         try:
-            self.commands.hooks.start()
-            sockets = _as_settings_error(lambda: self._sockets(listeners))
+            sockets = self._prepare(context, listeners, metrics_folder)
         except BaseException:
             context.close()
             self.commands.hooks.stop()
@@ -207,7 +182,7 @@ class Server(Registration):
         self._own_listeners = listeners is None
         self._done = Event()  # an Event belongs to the hub of its thread
         self._context = context
-        self._admission = Admission(context, self._current_handshake)
+        self._admission = Admission(context, self._handshake.get)
         self._hub = gevent.get_hub()
         self._greenlets = greenlets = Pool(greenlet_class=ServingGreenlet)
         self._listeners = [
@@ -224,81 +199,95 @@ class Server(Registration):
         for listener in self._listeners:
             listener.start()
         self._sweeper = Sweeper(context.connections, context.watched, self.settings.lifetime)
+        context.registered.begin()
 
     def check(self, listeners: Iterable[socket.socket]) -> None:
-        """Check that it could be started; ``on_start`` functions are not run.
+        """Check that it could be started; ``on_start`` functions do not run.
+
+        Args:
+            listeners: as for ``start``.
 
         Raises:
             Exception: as for ``start``.
         """
         self.commands.table(self.settings.max_depth, self.settings.max_line_bytes)
-        self._handshake = _as_settings_error(self._make_handshake)
-        _as_settings_error(lambda: self._sockets(listeners))
+        self._handshake.load(self.settings)
+        as_settings_error(lambda: self._sockets(listeners))
 
     def leave(self, *, last: bool = False, wait: bool = True) -> None:
-        """Accept no more connections; ``stop`` does the rest.
+        """Accept no more connections.
 
         Args:
             last: no other process accepts from the sockets that were given to ``start``.
             wait: accept connections that are just being opened.
         """
+        if self._context is not None:
+            self._context.registered.remove()
         listeners, self._listeners = self._listeners, []
         leave_all(listeners, own=self._own_listeners, last=last, wait=wait)
+        operations = None if self._context is None else self._context.operations
+        if operations is not None and not (self._own_listeners or last):
+            operations.leave()  # other processes answer there
+
+    def announce_drain(self, limit: float) -> None:
+        """Report that it drains, and serve for ``drain_delay`` seconds, at most for ``limit``.
+
+        Load balancers that probe the health send no more calls then. A ``stop`` ends the wait.
+        """
+        context = self._context
+        if context is None or context.draining or self.health.draining:
+            return
+        self.health.draining = True
+        context.registered.remove()
+        until = monotonic() + min(self.settings.drain_delay, limit)
+        while monotonic() < until and self._context is context and not context.draining:
+            gevent.sleep(DRAIN_POLL_SECONDS)
 
     def stop(self, timeout: float | None = None) -> None:
-        """Drain and stop: returns when nothing is in flight any more, and ``on_stop`` has run.
+        """Drain and stop; return when no call is in flight and the ``on_stop`` functions have run.
 
         No more connections are accepted. Each client receives a line that says that requests
         without a reply did not run. Idle connections are closed, calls in flight are finished and
         answered.
 
         Args:
-            timeout: seconds before what is still running is cancelled and its connections
-                are reset; by default the setting ``graceful_timeout``. It does not limit
-                ``on_stop`` functions, but another ``stop`` waits no longer for them.
+            timeout: seconds before running handlers are cancelled and their connections reset; by
+                default the setting ``graceful_timeout``. It does not limit ``on_stop`` functions.
 
         Raises:
-            TypeError, ValueError: the timeout is no duration; the server goes on.
-            RuntimeError: when a handler calls it, which would wait for itself:
-                ``gevent.spawn(server.stop)`` is the way.
+            TypeError, ValueError: the timeout is not a duration; the server continues.
+            RuntimeError: called by a handler, which would wait for itself; use
+                ``gevent.spawn(server.stop)`` there.
         """
         if timeout is not None:
             check_seconds("timeout", timeout)
         if isinstance(getcurrent(), Carrier):
             raise RuntimeError("a handler can't wait for the drain: gevent.spawn(server.stop)")
-        context = self._context
         limit = self.settings.graceful_timeout if timeout is None else timeout
+        until = monotonic() + limit
+        if self._listeners:
+            self.announce_drain(limit)
+        context = self._context
         if context is None:
             if self._stopping:
                 self._done.wait(limit)
             self._done.set()  # for the copy of serve_forever() in a forked child
             return
-        context.draining = True
-        self.leave(wait=limit > 0)
-        assert self._admission is not None
-        self._admission.finish(min(limit, ENTER_SECONDS))
-        for connection in self.connections:
-            connection.go_away()
-        self._wait_until_empty(context, monotonic() + limit)
-        self._cut(context)
-        if self._context is not context:  # another stop() was faster
-            return
-        assert self._sweeper is not None
-        self._sweeper.stop()
-        context.close()
-        self._context = None
-        self._run_on_stop()
+        self._drain(context, until)
+        cut(context)
+        if self._context is context:  # else another stop() was faster
+            self._end(context)
 
     def leave_to_parent(self) -> None:
-        """In a forked child: serve nobody. Listeners and connections are the parent's.
+        """In a forked child: leave listeners and connections to the parent.
 
-        Called by itself after ``os.fork``, if the server is started. Descriptors are closed without
-        a word to the peers, and SIGINT and SIGTERM are no longer the server's."""
+        Called automatically after ``os.fork``. Descriptors are closed, which peers do not notice,
+        and SIGINT and SIGTERM have their defaults again."""
         context, self._context = self._context, None
         if context is None:
             return
-        if self._signals is not None:
-            self._signals.restore()
+        if self._supervision is not None:
+            self._supervision.end()
         forks.keep(context, self._greenlets, self._admission)
         context.abandon()
         listeners, self._listeners = self._listeners, []
@@ -315,38 +304,28 @@ class Server(Registration):
             self._sweeper.stop()
 
     def reload(self) -> None:
-        """Read certificates and secrets again, for later connections.
+        """Read certificates and secrets again, for new connections.
 
-        Open connections stay. When the files can't be used, one line is logged and the current
-        certificates and secrets are kept.
+        If the files can't be used, one line is logged and the current ones are kept.
         """
-        try:
-            self._handshake = self._make_handshake()
-        except ValueError as exc:
-            log.error("the old certificates and secrets are kept: %s", exc)
-        else:
-            log.info("certificates and secrets are read anew")
+        self._handshake.reload(self.settings)
 
     def serve_forever(self) -> None:
-        """Start, and serve until SIGINT or SIGTERM (or a ``stop()``); then drain and return.
+        """Start, and serve until SIGINT, SIGTERM or ``stop()``; then drain and return.
 
-        A second signal cuts the drain short. Where there are certificates or secrets,
-        SIGHUP is ``reload()``. In a thread other than the main one signals are left
-        alone.
+        A second signal, or SIGQUIT, cuts the drain short. SIGHUP calls ``reload()``. systemd is
+        notified. Outside of the main thread no signal handlers are installed.
 
         Raises:
-            OSError: an address is in use or not permitted.
-            SettingsError: as for ``start``.
+            OSError, SettingsError, RuntimeError: as for ``start``.
         """
         self.start()
         if self.settings.workers > 1:
             log.warning("workers: one process serves here; gtcp serve --workers starts several")
         with ExitStack() as stack:
             if threading.current_thread() is threading.main_thread():
-                self._signals = StopSignals(self.stop, lambda: self.stop(0))
-                stack.enter_context(self._signals)
-                if self._current_handshake().knows_peers:
-                    stack.callback(gevent.signal_handler(signal.SIGHUP, self.reload).cancel)
+                self._supervision = Supervision(self.stop, lambda: self.stop(0), self.reload)
+                stack.enter_context(self._supervision)
             try:
                 log.info("%s", self.describe())  # last: its reader may send a signal immediately
                 self._done.wait()
@@ -354,7 +333,11 @@ class Server(Registration):
                 self.stop()
 
     def describe(self) -> str:
-        """One line: where it listens, how many commands, which process."""
+        """Return one line with the addresses, the number of commands and the process id.
+
+        Returns:
+            str: as ``gtcp serve`` prints it at start.
+        """
         count = len(self.commands)
         plural = "" if count == 1 else "s"
         return (
@@ -362,26 +345,50 @@ class Server(Registration):
             f"{count} command{plural}, pid {os.getpid()}"
         )
 
-    def _make_handshake(self) -> Handshake:
-        return make_handshake(self.settings, self._secret)
-
-    def _current_handshake(self) -> Handshake:
-        assert self._handshake is not None
-        return self._handshake
+    def _prepare(
+        self, context: Context, listeners: Iterable[socket.socket] | None, folder: Path | None
+    ) -> list[socket.socket]:
+        """Start what serves beside the listeners; return the sockets to accept from."""
+        self.commands.hooks.start()
+        if context.metrics is not None:
+            context.operations = start_operations(context, context.metrics, folder)
+        sockets = as_settings_error(lambda: self._sockets(listeners))
+        try:
+            context.exposed = is_exposed(context, sockets)
+            context.registered = Registered(self.settings.register, sockets)
+        except SettingsError:
+            for each in () if listeners is not None else sockets:
+                each.close()
+            raise
+        return sockets
 
     def _sockets(self, given: Iterable[socket.socket] | None) -> list[socket.socket]:
-        return to_accept_from(self.settings, given, self._current_handshake().knows_peers)
+        return to_accept_from(self.settings, given, self._handshake.get().knows_peers)
 
     def _is_flooded(self) -> bool:
         """Return whether connections are closed without a word: none can be admitted or told."""
-        context = self._context
-        if context is None:
-            return True
-        return context.admitted >= context.max_connections and not context.may_linger
+        return self._context is None or self._context.is_flooded
 
-    def _wait_until_empty(self, context: Context, until: float) -> None:
-        while context.busy and monotonic() < until:
-            gevent.sleep(DRAIN_POLL_SECONDS)
+    def _drain(self, context: Context, until: float) -> None:
+        """Take no more calls, and wait for those in flight."""
+        context.draining = self.health.draining = True
+        if context.metrics is not None:
+            context.metrics.drains += 1
+        limit = max(0.0, until - monotonic())
+        self.leave(wait=limit > 0)
+        assert self._admission is not None
+        self._admission.finish(min(limit, ENTER_SECONDS))
+        for connection in self.connections:
+            connection.go_away()
+        wait_until_empty(context, until)
+
+    def _end(self, context: Context) -> None:
+        assert self._sweeper is not None
+        self._sweeper.stop()
+        context.close()
+        self._context = None
+        self.health.draining = False
+        self._run_on_stop()
 
     def _run_on_stop(self) -> None:
         self._stopping = True
@@ -390,11 +397,3 @@ class Server(Registration):
         finally:
             self._stopping = False
             self._done.set()
-
-    def _cut(self, context: Context) -> None:
-        """End what is left: its callers see the connection break."""
-        context.scheduler.find_blocked()  # also handlers that have just begun
-        for connection in list(context.connections):
-            connection.cut()
-        context.in_flight.stop_all()
-        self._wait_until_empty(context, monotonic() + CUT_SECONDS)

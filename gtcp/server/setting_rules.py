@@ -15,7 +15,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 
 
 class Rule(NamedTuple):
-    """What is expected of a setting's value beyond its type, and what the setting means."""
+    """The rule of a setting's value beyond its type, and the meaning of the setting."""
 
     expected: str
     allows: Callable[[Any], bool]
@@ -53,9 +53,9 @@ def _are_addresses(texts: tuple[str, ...]) -> bool:
 
 
 def _parses(text: str) -> str | None:
-    """The host of an address (empty for a unix socket), or None when it is no address."""
+    """The host of an address (empty if it has none), or None when a server can't listen there."""
     try:
-        found = address.parse(text)
+        found = address.parse_bind(text)
     except ValueError:
         return None
     return None if found.tls else found.host  # whether a server speaks TLS, tls_cert says
@@ -79,8 +79,38 @@ def ports(meaning: str) -> Rule:
 def addresses(meaning: str) -> Rule:
     """Expect addresses to listen on."""
     return Rule(
-        "addresses such as 127.0.0.1:8889, [::1]:8889 or unix:/path", _are_addresses, meaning
+        "addresses such as 127.0.0.1:8889, [::1]:8889, unix:/path or fd://3",
+        _are_addresses,
+        meaning,
     )
+
+
+def admin(meaning: str) -> Rule:
+    """Expect an address of TCP, or a port."""
+    return Rule("an address such as 127.0.0.1:9889, or a port", _is_admin, meaning)
+
+
+def _is_admin(text: str) -> bool:
+    try:
+        address.parse_admin(text)
+    except ValueError:
+        return False
+    return True
+
+
+def registry(meaning: str) -> Rule:
+    """Where the server registers itself."""
+    return Rule("a URL such as zk://127.0.0.1:2181/services/orders", _is_registry, meaning)
+
+
+def _is_registry(url: str) -> bool:
+    from gtcp.transport.zookeeper import parse_entry  # here: rarely needed
+
+    try:
+        parse_entry(url)
+    except ValueError:
+        return False
+    return True
 
 
 def level(meaning: str) -> Rule:
@@ -88,6 +118,11 @@ def level(meaning: str) -> Rule:
     return Rule(
         f"one of {', '.join(LOG_LEVELS)}", lambda value: value.lower() in LOG_LEVELS, meaning
     )
+
+
+def choice(words: tuple[str, ...], meaning: str) -> Rule:
+    """Expect one of a few words."""
+    return Rule(f"one of {', '.join(words)}", lambda value: value in words, meaning)
 
 
 def switch(meaning: str) -> Rule:

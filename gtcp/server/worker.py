@@ -8,7 +8,7 @@ Master and worker also tell each other things in shared memory (``board``): the 
 serves, how many connections it has, and that it should be replaced; the master how often it has
 sent SIGTERM.
 
-What gunicorn is told goes before what the application's own ``Settings`` say: ``bind``,
+gunicorn's settings take precedence over the application's own ``Settings``: ``bind``,
 ``worker_connections`` (the setting ``max_connections``), ``graceful_timeout``, and
 ``accesslog``, which turns the access log on.
 
@@ -38,10 +38,12 @@ from gunicorn.workers.base import Worker
 
 from gtcp.errors import SettingsError
 from gtcp.server.commands.hooks import StartError
+from gtcp.server.draining import CUT_SECONDS
 from gtcp.server.ops.logger import SERVER
 from gtcp.server.process.exit_limit import limit_exit
 from gtcp.server.process.forks import reset_signals
-from gtcp.server.server import CUT_SECONDS, Server
+from gtcp.server.process.systemd import VARIABLES
+from gtcp.server.server import Server
 from gtcp.server.settings import Settings
 from gtcp.server.workers import gunicorn_settings
 from gtcp.server.workers.arbiter import adopt as adopt_arbiter
@@ -76,6 +78,15 @@ class GtcpWorker(Worker):
     server: Server | None = None
 
     @classmethod
+    def setup(cls) -> None:
+        """Called by gunicorn's master when it loads the class, before it says that it is ready.
+
+        That would be before the first worker is: the arbiter says so instead (``Notifier``).
+        """
+        for name in VARIABLES:
+            os.environ.pop(name, None)
+
+    @classmethod
     def check_config(cls, cfg: Any, logger: Any) -> None:
         """Check gunicorn's settings; called by its master at start.
 
@@ -108,7 +119,7 @@ class GtcpWorker(Worker):
         """Patch before anything else, then load the application and serve it."""
         self._woken = Event()
         for each in (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT):
-            # Until they are told otherwise, the master's handlers lose what comes here.
+            # Until they are replaced, the master's handlers would lose these signals.
             signal.signal(each, self.handle_exit)
         self._prepare()
         os.register_at_fork(after_in_child=lambda: reset_signals(self, self.SIGNALS))
@@ -188,10 +199,11 @@ class GtcpWorker(Worker):
     def _start(self) -> None:
         if self.server is None:
             return
-        connect_logs()
+        self._connect_logs()
         self.server.settings = self._settings(self.server.settings)
         try:
-            self.server.start(self.sockets, lead=self._lead)
+            folder = getattr(self.app, "gtcp_metrics_folder", None)
+            self.server.start(self.sockets, lead=self._lead, metrics_folder=folder)
         except SettingsError as exc:  # one line, and the end: it would be the same again
             log.error("%s", exc)
             raise AppImportError(str(exc)) from exc
@@ -211,11 +223,15 @@ class GtcpWorker(Worker):
         self.row.connections = connections
         return self.board.lead(self.row)
 
+    def _connect_logs(self) -> None:
+        """Send log lines where gunicorn's go; called when the application is loaded."""
+        connect_logs()
+
     def _say_ready(self, server: Server) -> None:
         log.info("%s", server.describe())
 
     def _settings(self, own: Settings) -> Settings:
-        """The application's settings, but for what gunicorn is told."""
+        """Return the application's settings, with those of gunicorn in their place."""
         return msgspec.structs.replace(
             own,
             max_connections=self.cfg.worker_connections,
@@ -238,20 +254,22 @@ class GtcpWorker(Worker):
         """Finish what is in flight, within ``graceful_timeout``: then the master kills."""
         if self.server is None:
             return
+        limit = self.cfg.graceful_timeout
+        limit -= min(CUT_SECONDS, limit / 10)  # for the cleanup of handlers that are cut
+        started = monotonic()
+        if self.row.last:
+            self.server.announce_drain(limit)
         self.row.serving = 0
         is_last = self.board.is_last(self.row) and bool(self.row.last)
         self.server.leave(last=is_last or self.cfg.reuse_port)
         for each in self.sockets:
             each.close()  # when the last worker has, connections are refused
-        limit = self.cfg.graceful_timeout
-        limit -= min(CUT_SECONDS, limit / 10)  # for the cleanup of handlers that are cut
-        started = monotonic()
-        self.server.stop(limit)
+        self.server.stop(max(0.0, started + limit - monotonic()))
         if monotonic() - started >= limit > 0:
             self.log.warning("Worker graceful timeout (pid:%s)", self.pid)
 
     def _look_around(self) -> None:
-        """Whether it is time to stop though no signal says so."""
+        """Stop if there is a reason other than a signal."""
         if self.server is not None:
             self.nr = self.server.handled
             self.row.connections = len(self.server.connections)
@@ -264,7 +282,7 @@ class GtcpWorker(Worker):
             self.alive = False
 
     def _waits_for_correction(self) -> bool:
-        """Whether gunicorn's reloader has put a stand-in in the place of a broken application."""
+        """Return whether gunicorn's reloader has replaced a broken application by a stand-in."""
         return bool(self.cfg.reload) and getattr(self.wsgi, "__module__", "") == "gunicorn.util"
 
     # Signals

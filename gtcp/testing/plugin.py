@@ -1,6 +1,6 @@
-"""The pytest plugin; pytest finds it by itself where gtcp is installed.
+"""The pytest plugin; pytest loads it where gtcp is installed.
 
-Imports stand in the fixtures, since every pytest run loads this module.
+The fixtures import what they need, since every pytest run loads this module.
 """
 
 from __future__ import annotations
@@ -21,10 +21,13 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def gtcp_server() -> Iterator[Callable[..., Running]]:
-    """Start a real server: ``gtcp_server(commands)`` returns what has its ``address``.
+    """Start a real server: ``gtcp_server(commands, settings=None)``.
 
-    Takes a ``Commands`` table or a ``Server``, and ``settings=`` if need be. It listens on a
-    free loopback port, runs in a thread of its own, and is stopped after the test.
+    The arguments are those of ``gtcp.testing.running``. It listens on a free loopback port, runs in
+    a thread of its own, and is stopped after the test.
+
+    Returns:
+        Callable: starts a server and returns a ``Running``, which has its ``address``.
     """
     from gtcp.testing.running import running
 
@@ -38,7 +41,11 @@ def gtcp_server() -> Iterator[Callable[..., Running]]:
 
 @pytest.fixture
 def gtcp_proxy() -> Iterator[Callable[[str], FaultProxy]]:
-    """Put a proxy before a server: ``gtcp_proxy(server.address)``; closed after the test."""
+    """Put a fault proxy in front of a server: ``gtcp_proxy(server.address)``.
+
+    Returns:
+        Callable: starts a proxy and returns a ``FaultProxy``, which is closed after the test.
+    """
     from gtcp.testing.proxy import FaultProxy
 
     with ExitStack() as stack:

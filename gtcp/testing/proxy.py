@@ -30,15 +30,15 @@ TICK = 0.005
 
 
 class Faults(msgspec.Struct, frozen=True, kw_only=True):
-    """What is wrong with the network. All at their defaults: nothing.
+    """The faults of the network. The defaults are no fault.
 
     Attributes:
-        delay: seconds that every piece takes longer.
-        bandwidth: bytes a second, each way; None for no limit.
-        slice: pass bytes on in pieces of this size; None for as they come.
-        drop: "requests" or "replies": what goes that way is lost. A connection that has lost
-            something is reset when this ends, as TCP would in the end.
-        silent: nothing passes either way; it is kept, and passes when this ends.
+        delay: seconds by which every piece of data is delayed.
+        bandwidth: bytes per second, in each direction; None for no limit.
+        slice: pass bytes on in pieces of this size; None for as received.
+        drop: "requests" or "replies": the direction in which data is lost. A connection that has
+            lost data is reset when this ends, as TCP would do in the end.
+        silent: no data passes; it is kept, and passes when this ends.
         refuse: new connections are reset as soon as they are accepted.
     """
 
@@ -51,17 +51,18 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FaultProxy:
-    """Listens on a free loopback port and passes everything on to a server.
+    """A proxy that breaks the network on command.
 
-    Its methods may be called from any thread.
+    It listens on a free loopback port and passes all data on to a server. Its methods may be called
+    from any thread. It is a context manager: the end of the block closes it.
 
     Args:
         target: the server's address; nothing needs to listen there yet.
 
     Attributes:
-        address: connect clients here.
-        faults: what is wrong at the moment; set it by ``set`` and ``heal``.
-        injected: how often each kind of fault was put in.
+        address: the address that clients connect to.
+        faults: the current ``Faults``; changed by ``set`` and ``heal``.
+        injected: how often each kind of fault was set.
     """
 
     def __init__(self, target: str) -> None:
@@ -83,12 +84,19 @@ class FaultProxy:
         self.close()
 
     def set(self, **faults: Any) -> None:
-        """Put these faults in, in place of those of before; see ``Faults``."""
+        """Replace the current faults.
+
+        Args:
+            **faults: the fields of ``Faults``.
+
+        Raises:
+            TypeError: there is no such fault.
+        """
         self.faults = Faults(**faults)
         self.injected.update(faults.keys())
 
     def heal(self) -> None:
-        """All is well again. Connections that have lost something are reset."""
+        """End all faults. Connections that have lost data are reset."""
         self.faults = Faults()
         self._cuts.clear()
         self._pending = {"duplicate": 0, "garble": 0}
@@ -105,17 +113,30 @@ class FaultProxy:
         self._thread.do(self._end_all, False)
 
     def cut_after(self, count: int, direction: Direction = "replies") -> None:
-        """Reset a connection once it has passed this many more bytes in that direction."""
+        """Reset a connection after more bytes.
+
+        Args:
+            count: the number of bytes that still pass.
+            direction: "requests" or "replies".
+        """
         self.injected["cut_after"] += 1
         self._cuts[direction] = count
 
     def duplicate(self, lines: int = 1) -> None:
-        """Pass the next reply lines on twice."""
+        """Pass the next reply lines on twice.
+
+        Args:
+            lines: how many.
+        """
         self.injected["duplicate"] += 1
         self._pending["duplicate"] = lines
 
     def garble(self, lines: int = 1) -> None:
-        """Spoil a byte in each of the next reply lines."""
+        """Corrupt a byte in each of the next reply lines.
+
+        Args:
+            lines: how many.
+        """
         self.injected["garble"] += 1
         self._pending["garble"] = lines
 
@@ -124,10 +145,11 @@ class FaultProxy:
         self._thread.join()
 
     def run_schedule(self, seed: int, seconds: float) -> None:
-        """Break the network at random, repeatably, for this long; then heal it. Blocks.
+        """Inject random faults, then heal the network. Blocks the calling greenlet or thread.
 
         Args:
             seed: the same seed gives the same faults in the same order, at the same times.
+            seconds: how long.
         """
         chance = random.Random(seed)
         end = monotonic() + seconds
@@ -302,7 +324,7 @@ class _Pair:
 def _open(address: Address) -> Any:
     if address.path:
         sock = gevent_socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.connect(address.path)
+        sock.connect(address.unix_name)
         return sock
     return gevent_socket.create_connection((address.host, address.port))
 

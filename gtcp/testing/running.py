@@ -1,4 +1,4 @@
-"""A real server around a ``Server`` or ``Commands``, in a thread of its own."""
+"""A real server for a ``Server`` or ``Commands``, in a thread of its own."""
 
 from __future__ import annotations
 
@@ -69,10 +69,13 @@ class InThread:
 
 
 class Running:
-    """A server that runs.
+    """A running server, as ``running`` and the fixture ``gtcp_server`` give it.
+
+    Args:
+        make: creates the server, at each start.
 
     Attributes:
-        server: the server itself; its handlers run in its own thread.
+        server: the ``gtcp.Server``; its handlers run in a thread of their own.
         address: where it listens; the same after a restart.
     """
 
@@ -87,7 +90,7 @@ class Running:
         """Start it again after a stop, on the same address.
 
         Raises:
-            OSError: somebody else has taken the address meanwhile.
+            OSError: the address is in use meanwhile.
         """
         if self.address:
             self.server = self._make()
@@ -97,10 +100,11 @@ class Running:
         self.address = self.server.addresses[0]
 
     def stop(self, timeout: float | None = None) -> None:
-        """Drain and stop it, as a SIGTERM does; harmless when it is stopped.
+        """Drain and stop the server, as SIGTERM does; do nothing if it is stopped.
 
         Args:
-            timeout: seconds before calls in flight are cut; by default as the settings say.
+            timeout: seconds before calls in flight are cancelled; by default the setting
+                ``graceful_timeout``.
         """
         self._timeout = timeout
         if self._thread is not None:
@@ -115,13 +119,14 @@ class Running:
 
 @contextmanager
 def running(commands: Server | Commands, settings: Settings | None = None) -> Iterator[Running]:
-    """Serve on a free loopback port, in a thread, until the block ends.
+    """Serve on a free loopback port, in a thread, until the ``with`` block ends.
 
     Args:
-        commands: a table, or a server, whose commands are served, with what it has registered
-            to run around requests, and at start and stop.
-        settings: limits to serve with; the address in it is not used. By default the
-            server's own.
+        commands: a table, or a server, whose commands and hooks are used.
+        settings: the settings to serve with, except for the address; by default the server's own.
+
+    Yields:
+        Running: the server, with its ``address``.
     """
     table = commands.commands if isinstance(commands, Server) else commands
     own = commands.settings if isinstance(commands, Server) else Settings()

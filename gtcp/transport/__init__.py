@@ -1,4 +1,4 @@
-"""What both sides need below the messages: addresses, sockets, TLS, the shared secret.
+"""The layer below the messages, for both sides: addresses, sockets, TLS, the shared secret.
 
 Read ``address`` (where to listen or connect), ``sockets`` (blocking reads and writes on gevent's
 loop), ``tls`` and ``tls_socket`` (certificates, and TLS that can be read and written at the same

@@ -1,10 +1,13 @@
-"""Where a server listens and a client connects.
+"""Addresses of servers, as users write them.
 
-Written ``host``, ``host:port``, ``[v6]:port`` or ``unix:/path``; with ``tls://`` before it a
-client speaks TLS.
+Written ``host``, ``host:port``, ``[v6]:port``, ``unix:/path`` or, for an abstract socket of Linux,
+``unix:@name``; with ``tls://`` before it a client speaks TLS. A server may also be given a
+listening socket, ``fd://N``.
 """
 
 from __future__ import annotations
+
+import ipaddress
 
 import msgspec
 
@@ -14,20 +17,72 @@ DEFAULT_PORT = 8889
 
 TLS = "tls://"
 
+FD = "fd://"
+
 
 class Address(msgspec.Struct, frozen=True):
-    """A TCP host and port, or the path of a unix socket (then ``path`` is not empty)."""
+    """A TCP host and port, the path of a unix socket (then ``path`` is not empty), or a descriptor.
+
+    Attributes:
+        fd: the descriptor of a socket that listens already; None if it is an address.
+    """
 
     host: str = ""
     port: int = 0
     path: str = ""
     tls: bool = False
+    fd: int | None = None
+
+    @property
+    def is_abstract(self) -> bool:
+        """Whether it is a unix socket without a file, written ``unix:@name`` (unix(7))."""
+        return self.path.startswith("@")
+
+    @property
+    def unix_name(self) -> str:
+        """The path as bind(2) and connect(2) take it."""
+        return f"\0{self.path[1:]}" if self.is_abstract else self.path
 
     def __str__(self) -> str:
+        if self.fd is not None:
+            return f"{FD}{self.fd}"
         if self.path:
             return f"unix:{self.path}"
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{TLS if self.tls else ''}{host}:{self.port}"
+
+
+def is_one_host(address: object) -> bool:
+    """Return whether it is the text of one host's address, not a list and not ``dns://...``."""
+    if not isinstance(address, str) or "," in address:
+        return False
+    return "://" not in address or address.startswith(TLS)
+
+
+def parse_bind(text: str) -> Address:
+    """Read what a server may listen on: an address, or ``fd://N``.
+
+    Raises:
+        ValueError: as for ``parse``.
+    """
+    if not text.startswith(FD):
+        return parse(text)
+    number = text.removeprefix(FD)
+    if not (number.isascii() and number.isdigit() and len(number) < 8):
+        raise ValueError(f"{text!r} is not an address: expected {FD} and a file descriptor")
+    return Address(fd=int(number))
+
+
+def parse_admin(text: str) -> Address:
+    """Read where the admin port listens: ``host:port``, or a port, which is one of 127.0.0.1.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    found = parse(f"127.0.0.1:{text}" if text.isdecimal() else text, 0)
+    if found.path or found.tls or not text.rpartition(":")[2].isdecimal():
+        raise ValueError(f"{text!r} is not an address such as 127.0.0.1:9889")
+    return found
 
 
 def parse(text: str, default_port: int = DEFAULT_PORT) -> Address:
@@ -71,7 +126,7 @@ def _is_ipv6(host: str) -> bool:
 
 
 def _may_be_host(host: str) -> bool:
-    """Whether it is worth asking for: no URL, nothing with blanks in it."""
+    """Return whether it may be a host name: not a URL, and without blanks."""
     return host.isprintable() and bool(host) and not set(host) & set(" /[]")
 
 
@@ -82,10 +137,15 @@ def _port(text: str, port: str) -> int:
 
 
 def of_peer(name: object) -> str:
-    """What a socket's ``getpeername()`` says, as one string; a unix peer has no name."""
+    """Return the result of ``getpeername()`` as one string; a unix peer has no name."""
     if isinstance(name, tuple):
         return str(Address(name[0], name[1]))
     return "unix:"
+
+
+def is_exposed(name: object) -> bool:
+    """Return whether other hosts can reach a socket with this ``getsockname()``."""
+    return isinstance(name, tuple) and not ipaddress.ip_address(name[0]).is_loopback
 
 
 def host_of(peer: str) -> str:

@@ -38,11 +38,12 @@ class Peer(msgspec.Struct, frozen=True):
     """The sender of a request.
 
     Attributes:
-        address: "host:port", behind a listed proxy the true origin; "unix:" for a unix socket.
-        identities: what the peer has proven to be: the DNS names and URIs of its certificate,
-            the name of its secret, "uid:1000" of a unix socket's peer.
-        pid: the process at the other end of a unix socket.
-        uid: the user it runs as.
+        address: "host:port" ("unix:" for a unix socket); behind a proxy in ``proxy_from`` the
+            client's.
+        identities: what the peer has proven: the DNS names and URIs of its certificate, the name of
+            its secret, "uid:1000" for the peer of a unix socket.
+        pid: the process at the other end of a unix socket, or None.
+        uid: the user of that process, or None.
         names: all spellings by which ``allow`` and ``allow_identities`` may name the peer: each
             identity with its kind ("dns:a.example", "uri:spiffe://a/b", "key:billing.1",
             "uid:1000") and without it, except that the DNS names of a peer that has also proven
@@ -57,7 +58,7 @@ class Peer(msgspec.Struct, frozen=True):
 
     @property
     def identity(self) -> str | None:
-        """The first of the identities, None when there is none."""
+        """The first of the identities, or None."""
         return self.identities[0] if self.identities else None
 
 
@@ -101,7 +102,7 @@ def of_certificate(names: Iterable[tuple[str, str]]) -> tuple[list[Identity], li
 
 
 def fits(names: Iterable[str], patterns: Iterable[str]) -> bool:
-    """Whether one of the names fits one of the patterns.
+    """Return whether one of the names fits one of the patterns.
 
     ``*`` stands for one whole label, between dots (``*.team.example``) or, in a URI, between
     slashes (``spiffe://example/team/*``). Case matters in URIs only. A pattern may begin with a

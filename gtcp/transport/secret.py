@@ -63,7 +63,7 @@ Hex = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$", max_length=64)]
 
 
 class Key:
-    """A secret and its name, which is the identity of who proves it.
+    """A secret and its name, which is the identity of the peer that proves it.
 
     Written "name:secret"; without a name it is called "default".
 
@@ -244,7 +244,7 @@ class Response:
         return Prove(self._proof("client"))
 
     def is_proven_by(self, answer: Proof) -> bool:
-        """Whether the server has proven that it knows the secret too."""
+        """Return whether the server has proven that it knows the secret too."""
         return hmac.compare_digest(self._proof("server"), answer.proof)
 
     def _proof(self, side: str) -> str:

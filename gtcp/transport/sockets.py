@@ -20,7 +20,7 @@ from gtcp.transport.identity import Identity, Peer, make_peer
 
 
 def original(module: str, name: str) -> Any:
-    """What a module of the standard library has of its own, whether or not it is patched.
+    """Return an attribute of a standard library module as it was before monkey-patching.
 
     As ``gevent.monkey.get_original``, which is not imported for it: where nobody else has
     done so nothing is patched, and it would bring the whole of ``logging`` along.
@@ -113,7 +113,7 @@ def tune(sock: Any, keepalive: float | None) -> None:
 
 
 def receive(sock: Any, count: int) -> bytes:
-    """What comes next, at most so many bytes; the calling greenlet waits for it."""
+    """Wait for data, and return at most so many bytes."""
     while True:
         try:
             data: bytes = sock.recv(count)
@@ -140,7 +140,7 @@ def has_unread(sock: Any) -> bool:
 
 
 def unheard(sock: Any) -> bool:
-    """Whether the peer's host does not even acknowledge what it was sent, again and again.
+    """Return whether the peer's host has not acknowledged repeated transmissions.
 
     The host of a program that is merely busy, or stopped, still acknowledges. Where the
     system does not tell, False.

@@ -139,7 +139,7 @@ def sent_certificate(context: ssl.SSLContext) -> bytes:
 
 
 def explain(exc: OSError) -> str:
-    """What went wrong, in a few words for people."""
+    """Return the problem in a few words."""
     if isinstance(exc, ssl.SSLCertVerificationError):
         return exc.verify_message.rstrip(".") or "the certificate can't be verified"
     if isinstance(exc, ssl.SSLError) and exc.reason:

@@ -33,7 +33,7 @@ ALERT, HANDSHAKE = 21, 22
 
 
 class NotTls(OSError):
-    """What the peer said first is not TLS."""
+    """The first bytes of the peer are not TLS."""
 
 
 class TlsFailed(OSError):
@@ -119,7 +119,7 @@ class TlsSocket:
         return self._tls.getpeercert(binary_form)
 
     def received(self) -> bytes:
-        """What has come, but for what ``recv`` has still to read from the socket."""
+        """Return the bytes received, without those that are still in the socket."""
         try:
             return self._decrypted()
         except BlockingIOError:
@@ -165,7 +165,7 @@ class TlsSocket:
         self._sock.setsockopt(level, option, value)
 
     def recv(self, count: int) -> bytes:
-        """All that can be decrypted of the next ``count`` bytes: nothing is kept back.
+        """Return all that can be decrypted of the next ``count`` bytes; nothing is kept back.
 
         So the event loop may wait for the socket. Empty when the peer has said that it ends;
         a connection that just ends was cut off, perhaps by somebody else.
@@ -240,7 +240,7 @@ class TlsSocket:
             raise _broken(exc) from exc
 
     def _push(self) -> bool:
-        """Whether the kernel has taken all that is encrypted."""
+        """Return whether the kernel has taken all that is encrypted."""
         if self._out.pending:
             self._unsent += self._out.read()
         if self._unsent:

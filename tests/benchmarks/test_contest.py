@@ -1,4 +1,4 @@
-"""Who is measured when, and what becomes of one who fails."""
+"""The order of measurements, and participants that fail."""
 
 from benchmarks.contest import Contest, Figure, hold
 from benchmarks.processes import Failed

@@ -1,4 +1,4 @@
-"""What an open loop writes down, and what is made of it."""
+"""The records of an open loop, and the figures made of them."""
 
 import subprocess
 import sys

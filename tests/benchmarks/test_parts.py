@@ -28,9 +28,8 @@ QUICK = ["--quick", *(word for name in OURS for word in ("--peer", name))]
 
 
 def environment(**env):
-    """Ours without settings, and without coverage's tracer: the children are killed."""
-    left_out = ("GTCP_", "COVERAGE_PROCESS", "COV_CORE")
-    ours = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
+    """Ours without settings."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("GTCP_")}
     return {**ours, "PYTHONPATH": str(ROOT), **env}
 
 
@@ -72,6 +71,9 @@ EXPECTED = {
         "Stability",
         "not answered in time",
     ],
+    "streams": ["Items of a stream", "whose readers have stopped", "beside them"],
+    "hosts": ["one host and of two", "Processor time"],
+    "rolling": ["restarted in turn"],
 }
 
 

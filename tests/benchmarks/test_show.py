@@ -1,4 +1,4 @@
-"""What a reader gets to see: text, Markdown, a chart, the documentation's figures."""
+"""Output for readers: text, Markdown, a chart, the documentation's figures."""
 
 from xml.etree import ElementTree
 
@@ -51,6 +51,13 @@ def test_a_figure_of_nothing_has_no_spread():
     assert as_text(table("Growth", "MB", rows)).splitlines()[-1].split() == ["gtcp", "0.00"]
 
 
+def test_a_wide_table_is_transposed_in_markdown():
+    wide = table("Wide", "MB", {"gtcp": {str(number): [float(number)] for number in range(1, 8)}})
+    rows = [line for line in as_markdown(wide).splitlines() if line.startswith("|")]
+    assert rows[0] == "|  | gtcp |"
+    assert rows[2:] == [f"| {number} | {number} |" for number in range(1, 8)]
+
+
 def test_markdown_has_as_many_cells_in_every_row(calls):
     rows = [line for line in as_markdown(calls).splitlines() if line.startswith("|")]
     assert {line.replace("\\|", "").count("|") for line in rows} == {4}
@@ -86,7 +93,8 @@ def test_a_run_without_calls_has_no_chart():
 def test_publishing_replaces_the_figures_and_keeps_the_rest(calls, tmp_path):
     run = run_of(calls)
     run.save(tmp_path / "all.json")
-    page = tmp_path / "performance.md"
+    page = tmp_path / "reference" / "benchmarks.md"
+    page.parent.mkdir()
     page.write_text(f"before\n\n{BEGIN}\n\nold\n\n{END}\n\nafter\n")
     publish(tmp_path / "all.json", tmp_path)
     publish(tmp_path / "all.json", tmp_path)  # again changes nothing
@@ -104,6 +112,6 @@ def test_a_page_without_marks_is_refused(calls):
 def test_the_documentation_shows_the_run_that_is_saved_beside_it():
     docs = ROOT / "docs"
     run = load(docs / "benchmarks.json")
-    page = (docs / "performance.md").read_text(encoding="utf-8")
+    page = (docs / "reference" / "benchmarks.md").read_text(encoding="utf-8")
     assert with_figures(page, run) == page
     assert (docs / "benchmarks.svg").read_text(encoding="utf-8") == svg(run)

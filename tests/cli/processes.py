@@ -53,18 +53,24 @@ def refuse(request):
 
 
 def environment(**extra: str) -> dict[str, str]:
-    plain = {name: text for name, text in os.environ.items() if not name.startswith("GTCP_")}
+    plain = {
+        name: text
+        for name, text in os.environ.items()
+        if not name.startswith("GTCP_") and name != "WEB_CONCURRENCY"
+    }
     return {**plain, **extra}
 
 
-def run(*args: str, **options: Any) -> subprocess.CompletedProcess[str]:
+def run(
+    *args: str, env: dict[str, str] | None = None, **options: Any
+) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own, to its end."""
     return subprocess.run(
         [*COMMAND, *args],
         capture_output=True,
         text=True,
         timeout=PATIENCE,
-        env=environment(),
+        env=environment(**(env or {})),
         check=False,
         **options,
     )
@@ -106,14 +112,22 @@ class Served:
 
 
 @contextmanager
-def served(folder: Path, *args: str, env: dict[str, str] | None = None) -> Iterator[Served]:
+def served(
+    folder: Path,
+    *args: str,
+    env: dict[str, str] | None = None,
+    before: tuple[str, ...] = (),
+    **options: Any,
+) -> Iterator[Served]:
+    """``gtcp serve`` with these arguments; ``before`` them, a program that executes it."""
     process = subprocess.Popen(
-        [*COMMAND, "serve", *args],
+        [*before, *COMMAND, "serve", *args],
         cwd=folder,
         env=environment(**(env or {})),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        **options,
     )
     try:
         yield Served(process)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -265,7 +266,7 @@ def test_a_server_that_refuses_gets_no_load(said: bytes, shown: str, refused: An
 @pytest.mark.parametrize("rate", [[], ["--rate", "200"]])
 @pytest.mark.parametrize("answered", [True, False])
 def test_interrupted_it_sums_up(answered: bool, rate: list[str]) -> None:
-    """While calls are answered, and while all wait: what was given up is not counted."""
+    """While calls are answered, and while all wait: calls in flight are counted as abandoned."""
     gate = Gate()
     with serving(table(gate)) as server:
         command = [*COMMAND, "bench", server.address, "1" if answered else "4", "-d", "600", *rate]
@@ -279,7 +280,37 @@ def test_interrupted_it_sums_up(answered: bool, rate: list[str]) -> None:
     count = int(out.splitlines()[1].split()[0])
     assert (count > 0) is answered
     assert ", 0 failed" in out
+    abandoned = re.search(r"^(\d+) abandoned in flight, when the run was interrupted$", out, re.M)
+    if not answered:
+        assert abandoned is not None
+        assert int(abandoned[1]) >= (5 if rate else 10)
     assert process.returncode == (0 if answered else 1)
+
+
+def test_interrupted_it_counts_each_call_once() -> None:
+    """Answered, failed or abandoned: together all calls that the server got."""
+    gate = Gate()
+    with serving(table(gate)) as server, loading(server.address, plan(WAIT, seconds=60)) as running:
+        polled(lambda: gate.waiting == 3)
+        running.stop()
+        polled(lambda: running.tally.abandoned == 3)
+        assert (running.tally.answered, running.tally.failed) == (0, 0)
+        gate.open()
+
+
+def test_a_rate_of_zero_is_explained(address: str, typed: Any) -> None:
+    flags = ["-c", "2", "-d", "0.1"]
+    status, out, _ = typed("bench", address, "2", '{"seconds": 0.3}', *flags)
+    assert status == 0
+    assert "2 answered in 0.100 s, 0.0/s, 0 failed" in out
+    explained = "0.0/s: all calls ended after the 0.1 s of --duration; a longer one gives a rate"
+    assert explained in out.splitlines()
+    _, out, _ = typed("bench", address, "2", '{"seconds": 0.3}', *flags, "--json")
+    told = json.loads(out)
+    assert (told["answered"], told["answered_in_time"], told["abandoned"]) == (2, 0, 0)
+    _, out, _ = typed("bench", address, "1", "-d", "0.1")
+    assert "--duration" not in out
+    assert "abandoned" not in out
 
 
 def test_a_terminal_is_shown_how_it_goes() -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import gevent
 import pytest
@@ -20,9 +23,11 @@ from gevent.socket import create_connection
 from gtcp.cli.demo import tour
 from gtcp.cli.demo.relay import Relay
 from gtcp.transport.address import parse
+from tests.cli.processes import free_address
 from tests.helpers import PATIENCE, Line, eventually
 
 COMMAND = [sys.executable, "-W", "error", "-m", "gtcp", "demo"]
+STAY = [*COMMAND, "--stay"]
 
 
 class Demo:
@@ -32,13 +37,13 @@ class Demo:
         self.process = process
         assert process.stdout is not None
         self.shown = ""
-        while "gtcp commands" not in self.shown:
+        while "nc -N" not in self.shown:
             line = process.stdout.readline()
             assert line, f"it ended: {self.shown}"
             self.shown += line
-        found = re.search(r"pid (\d+), on (\S+)", self.shown)
+        found = re.search(r"server: (\S+), a separate process, pid (\d+)", self.shown)
         assert found is not None
-        self.server, self.address = int(found[1]), found[2]
+        self.address, self.server = found[1], int(found[2])
 
     def end(self, sig: signal.Signals) -> int:
         self.process.send_signal(sig)
@@ -47,7 +52,7 @@ class Demo:
 
 @contextmanager
 def demo() -> Iterator[Demo]:
-    process = subprocess.Popen(COMMAND, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(STAY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         yield Demo(process)
     finally:
@@ -67,9 +72,7 @@ def nobody_listens(address: str) -> bool:
 @pytest.fixture(scope="module")
 def once() -> subprocess.CompletedProcess[str]:
     """The tour alone."""
-    return subprocess.run(
-        [*COMMAND, "--once"], capture_output=True, text=True, timeout=PATIENCE, check=False
-    )
+    return subprocess.run(COMMAND, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
 Shown = subprocess.CompletedProcess[str]
@@ -77,7 +80,7 @@ Shown = subprocess.CompletedProcess[str]
 
 def test_tour_ends_well_and_leaves_nothing(once: Shown) -> None:
     assert (once.returncode, once.stderr) == (0, "")
-    address = re.search(r"on (127\.0\.0\.1:\d+)", once.stdout)
+    address = re.search(r"server: (127\.0\.0\.1:\d+)", once.stdout)
     assert address is not None
     assert nobody_listens(address[1])
     assert "100 calls at once, to a handler that sleeps 0.1 s" in once.stdout
@@ -106,6 +109,46 @@ def test_tour_shows_what_comes_of_every_call(once: Shown) -> None:
     assert len(outcomes) == len(tour.TOUR)
 
 
+def test_tour_names_its_ports_and_prints_no_command_for_them(once: Shown) -> None:
+    """Each command that is printed works after the demo has ended."""
+    server = re.search(r"server: 127\.0\.0\.1:(\d+)", once.stdout)
+    relay = re.search(r"pass through 127\.0\.0\.1:(\d+)", once.stdout)
+    assert server is not None
+    assert relay is not None
+    told = once.stdout.partition("The tour has ended")[2]
+    assert set(re.findall(r"127\.0\.0\.1[: ](\d+)", told)) == {"8889"}
+    ports = set(re.findall(r"127\.0\.0\.1:(\d+)", once.stdout.partition("100 calls")[0]))
+    assert ports == {server[1], relay[1]}
+
+
+@pytest.mark.parametrize("on_path", [True, False])
+def test_printed_commands_work_where_the_demo_was_started(on_path: bool, tmp_path: Path) -> None:
+    """With gtcp on PATH, and where it was started by its path only."""
+    folder = os.path.dirname(sys.executable)
+    paths = ["/usr/bin", "/bin"]
+    env = {**os.environ, "PATH": os.pathsep.join([folder, *paths] if on_path else paths)}
+    options: Any = {"cwd": tmp_path, "env": env, "shell": True, "text": True}
+    start = "gtcp" if on_path else shlex.quote(f"{folder}/gtcp")
+    shown = subprocess.run(
+        f"{start} demo", stdout=subprocess.PIPE, timeout=PATIENCE, check=True, **options
+    ).stdout
+    address = free_address()
+    host, port = address.split(":")
+    told = shown.partition("The tour has ended")[2]
+    told = told.replace("127.0.0.1:8889", address).replace("127.0.0.1 8889", f"{host} {port}")
+    serve, call, commands = re.findall(r"^  (.*gtcp (?:serve|call|commands) .*)$", told, re.M)
+    assert call.startswith("gtcp ") is on_path
+    server = subprocess.Popen(f"exec {serve}", stderr=subprocess.PIPE, **options)
+    try:
+        assert server.stderr is not None
+        assert server.stderr.readline().startswith(f"gtcp: listening on {address}")
+        assert subprocess.check_output(call, **options) == '{"content": "hi"}\n'
+        assert "hello" in subprocess.check_output(commands, **options)
+    finally:
+        server.terminate()
+        server.communicate(timeout=PATIENCE)
+
+
 @pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM])
 def test_server_stays_until_a_signal_and_answers_the_line_shown(sig: signal.Signals) -> None:
     with demo() as running:
@@ -130,7 +173,7 @@ def test_demo_ends_when_its_server_does() -> None:
         os.kill(running.server, signal.SIGKILL)
         assert running.process.wait(PATIENCE) == 1
         assert running.process.stderr is not None
-        assert running.process.stderr.read() == "error: the demo's server has ended\n"
+        assert running.process.stderr.read() == "error: the demo's server has exited\n"
 
 
 def test_relay_keeps_the_lines_as_they_were_sent() -> None:

@@ -1,4 +1,4 @@
-"""What was typed or configured wrongly, and what fails: one line that says what is wrong."""
+"""Mistakes in what was typed or configured, and failures: one line that names the problem."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ from typing import Any
 import pytest
 
 import gtcp
-from tests.cli.processes import COMMAND, fails, free_address, only_line, peer, run, served
+from tests.cli.processes import (
+    COMMAND,
+    fails,
+    free_address,
+    only_line,
+    peer,
+    run,
+    served,
+)
 
 SUBCOMMANDS = ("serve", "call", "ping", "bench", "commands", "demo")
 
@@ -62,12 +70,18 @@ def test_help_of_every_command_fits_a_terminal(command: str, typed: Any) -> None
         (["call"], "ADDRESS"),
         (["call", "127.0.0.1"], "CMDID"),
         (["call", "a:b", "1"], "'a:b' is not an address"),
-        (["call", "127.0.0.1", "one"], "expected a whole number >= 0, got 'one'"),
+        (["call", "127.0.0.1", "1.5"], "expected a whole number >= 0, got '1.5'"),
         (["call", "127.0.0.1", str(2**63)], "expected a whole number >= 0"),
         (["call", "127.0.0.1", "9" * 5000], "expected a whole number >= 0"),
         (["call", "127.0.0.1", "1", "{"], "PARAMS: "),
         (["call", "127.0.0.1", "1", '{"a": \x1b}'], "PARAMS: "),
         (["call", "127.0.0.1", "1", "[" * 100_000], "PARAMS: "),
+        (["call", "127.0.0.1", "1", "--meta", "tenant"], "expected KEY=VALUE, got 'tenant'"),
+        (["call", "127.0.0.1", "1", "--meta", "=x"], "expected KEY=VALUE, got '=x'"),
+        (["call", "127.0.0.1", "1", "--meta", "a=1", "--meta", "a=2"], "'a' is given twice"),
+        (["call", "127.0.0.1", "1", "[1]"], "PARAMS: expected a JSON object, got [1]"),
+        (["call", "127.0.0.1", "1", "7", "--raw"], "PARAMS: expected a JSON object, got 7"),
+        (["bench", "127.0.0.1", "1", '"a"'], "PARAMS: expected a JSON object, got 'a'"),
         (["call", "127.0.0.1", "1", "--timeout", "0"], "expected seconds > 0"),
         (["call", "127.0.0.1", "1", "--timeout", "nan"], "expected seconds > 0"),
         (["call", "127.0.0.1", "1", "--timeout", "soon"], "'soon'"),
@@ -103,7 +117,7 @@ def test_a_mistake_is_one_line_and_status_2(args: list[str], says: str, refused:
         ("port = 99999", "port: expected an integer from 0 to 65535"),
         ("port = = 1", "cannot read"),
         ("[gtcp]\nworkers = 'all'", "workers: expected an integer"),
-        ("port = 1\n[gtcp]\nworkers = 1", "stands outside of [gtcp]"),
+        ("port = 1\n[gtcp]\nworkers = 1", "is outside of [gtcp]"),
         ("\N{LATIN SMALL LETTER SHARP S} = 1", "cannot read"),
     ],
 )
@@ -263,9 +277,23 @@ def test_a_unix_socket_left_behind_is_taken_by_workers(app: Path) -> None:
 def test_a_target_that_leads_nowhere_is_one_line(app: Path) -> None:
     (app / "folder").mkdir()
     (app / "wrong.py").write_text("import gtcp\nserver = gtcp.Server(gtcp.Settings(port=-1))\n")
-    for target, says in (
-        ("nosuch", "can't import 'nosuch' from "),
-        ("./folder", "./folder is a directory: give the file in it, or a module's name"),
-        ("wrong", "wrong.py, line 2: SettingsError: port: expected an integer"),
+    """Status 2 where TARGET itself is wrong, 1 where the application fails; workers or not."""
+    for status, target, says in (
+        (2, "nosuch", "can't import 'nosuch' from "),
+        (2, "./folder", "./folder is a directory: give the file in it, or a module's name"),
+        (2, "app:nosuch", "app has no 'nosuch'; it has server"),
+        (2, "app:os", "app:os is a module: expected a gtcp.Server or gtcp.Commands"),
+        (1, "wrong", "wrong.py, line 2: SettingsError: port: expected an integer"),
     ):
-        assert fails(1, "serve", target, cwd=app).startswith(f"error: {says}")
+        for flags in ([], ["--workers", "2"], ["--check-config"], ["--print-config"]):
+            line = fails(status, "serve", target, *flags, cwd=app)
+            assert line.startswith(f"error: {says}")
+
+
+@pytest.mark.parametrize("flags", [[], ["--workers", "2"], ["--check-config"]])
+def test_an_unknown_owner_of_a_socket_is_status_2(flags: list[str], app: Path) -> None:
+    for name, kind in (("unix_owner", "user"), ("unix_group", "group")):
+        env = {f"GTCP_{name.upper()}": "nobody-here"}
+        line = fails(2, "serve", "app", "--bind", "unix:sock", *flags, cwd=app, env=env)
+        assert line == f"error: {name}: there is no {kind} 'nobody-here'"
+        assert not (app / "sock").exists()

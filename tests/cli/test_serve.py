@@ -179,7 +179,7 @@ def test_one_line_of_the_master_says_what_listens_at_any_level(level: str, app: 
 def test_the_supervising_process_does_not_import_the_application(
     whose: str, tmp_path: Path
 ) -> None:
-    """Wherever it is said that there are two workers; the process stays the one started."""
+    """Every spelling of two workers; the process stays the one that was started."""
     own = "workers=2" if whose == "its own" else ""
     (tmp_path / "app.py").write_text(
         "import gtcp, os\n"

@@ -1,4 +1,4 @@
-"""What the command does not load, so that it starts at once."""
+"""Modules that the command does not load, so that it starts quickly."""
 
 from __future__ import annotations
 

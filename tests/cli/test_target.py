@@ -1,4 +1,4 @@
-"""What TARGET may be, and what is said when it leads nowhere."""
+"""Forms of TARGET, and the messages for targets that do not exist."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import gtcp
-from gtcp.cli.target import Target, TargetError, load, parse
+from gtcp.cli.target import Target, TargetError, WrongTarget, load, parse
 
 
 @pytest.fixture(autouse=True)
@@ -44,13 +44,16 @@ def source(name: str, text: str) -> None:
         ("app.py", Target("app.py", "server")),
         ("a-b/c d.py:api", Target("a-b/c d.py", "api")),
         ("/x:y/app.py:api", Target("/x:y/app.py", "api")),
+        ("app:make()", Target("app", "make", factory=True)),
     ],
 )
 def test_a_target_is_a_place_and_an_attribute(text: str, target: Target) -> None:
     assert parse(text) == target
 
 
-@pytest.mark.parametrize("text", ["", ":", "app:", ":server", "my app", "app:a.b", "app:a()"])
+@pytest.mark.parametrize(
+    "text", ["", ":", "app:", ":server", "my app", "app:a.b", "app:a(1)", "app:()"]
+)
 def test_what_is_no_target_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"expected module:attribute or path/to/file\.py"):
         parse(text)
@@ -81,10 +84,10 @@ def test_a_file_finds_what_is_beside_it_and_can_be_imported_itself() -> None:
 KINDS = {
     "5": "an int",
     "None": "a NoneType",
-    "gtcp.Server": "the class Server",
-    "lambda: gtcp.Server()": "a function",
     "gtcp": "a module",
 }
+
+CALLABLE = {"gtcp.Server": "the class Server", "lambda: gtcp.Server()": "a function"}
 
 
 @pytest.mark.parametrize(
@@ -110,6 +113,14 @@ KINDS = {
                 f"sample_one:server is {kind}: expected a gtcp.Server or gtcp.Commands",
             )
             for value, kind in KINDS.items()
+        ),
+        *(
+            (
+                *("sample_one", f"import gtcp\nserver = {value}\n"),
+                f"sample_one:server is {kind}: expected a gtcp.Server or gtcp.Commands; "
+                "--factory calls it",
+            )
+            for value, kind in CALLABLE.items()
         ),
         (
             *("sample_outer", "\n\n1 / 0\n"),
@@ -154,3 +165,51 @@ def test_the_exception_itself_is_the_cause() -> None:
     with pytest.raises(TargetError) as raised:
         load(parse("sample_cause"))
     assert isinstance(raised.value.__cause__, SyntaxError)
+
+
+# Factories, and other directories
+
+
+@pytest.mark.parametrize("text", ["sample_made:make()", "sample_made.py:make()"])
+@pytest.mark.parametrize("made", ["gtcp.Server()", "gtcp.Commands()"])
+def test_a_factory_is_called(text: str, made: str) -> None:
+    source("sample_made.py", f"import gtcp\ndef make(): return {made}\n")
+    assert isinstance(load(parse(text)), gtcp.Server)
+    assert parse(text) == parse(text.removesuffix("()"), factory=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "line"),
+    [
+        ("make = 5", WrongTarget, "sample_made:make is an int: --factory expects a function"),
+        ("def make(): return 5", WrongTarget,
+         "sample_made:make() returned an int: expected a gtcp.Server or gtcp.Commands"),
+        ("def make(): 1 / 0", TargetError,
+         "sample_made.py, line 1: ZeroDivisionError: division by zero"),
+        ("def make(argument): pass", WrongTarget,
+         "can't call sample_made:make(): make() missing 1 required positional argument"),
+        ("", WrongTarget,
+         "sample_made has no 'make', nor any gtcp.Server or gtcp.Commands"),
+    ],
+)  # fmt: skip
+def test_a_factory_that_fails_is_one_line(text: str, kind: type[Exception], line: str) -> None:
+    source("sample_made.py", f"{text}\n")
+    with pytest.raises(TargetError) as raised:
+        load(parse("sample_made:make", factory=True))
+    assert type(raised.value) is kind
+    assert str(raised.value).startswith(line)
+
+
+@pytest.mark.parametrize("target", ["sample_far", "sample_far.py"])
+def test_a_target_is_looked_for_in_the_directory_given(target: str, elsewhere: Path) -> None:
+    source("far/sample_far.py", "import gtcp, sample_beside\nserver = gtcp.Server()\n")
+    source("far/sample_beside.py", "")
+    for directory in ("far", str(elsewhere / "far")):
+        assert load(parse(target, directory=directory)) is sys.modules["sample_far"].server
+        del sys.modules["sample_far"]
+
+
+def test_the_directory_is_named_where_there_is_no_such_module(elsewhere: Path) -> None:
+    with pytest.raises(WrongTarget, match="can't import 'no_such'") as raised:
+        load(parse("no_such", directory="far"))
+    assert f" from {elsewhere}/far: " in str(raised.value)

@@ -1,4 +1,4 @@
-"""The options that say whom a client trusts: the same for all commands that call."""
+"""The options for certificates and secrets: the same for all commands that call."""
 
 from __future__ import annotations
 

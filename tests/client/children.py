@@ -125,7 +125,7 @@ def succeeded(pid: int) -> None:
 
 
 def _waited(pid: int) -> tuple[int, int]:
-    """As ``os.waitpid``; gevent's, after its fork, now and then never learns of a child's end."""
+    """Like ``os.waitpid``; gevent's sometimes misses the end of a child after its fork."""
     try:
         return _system_waitpid(pid, os.WNOHANG)
     except ChildProcessError:  # gevent was first, so it knows

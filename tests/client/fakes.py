@@ -242,7 +242,7 @@ def full_accept_queue() -> Iterator[FakeServer]:
 
 
 def outcome(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """What the function returns, or the exception that it raises."""
+    """Return the result of the function, or the exception that it raises."""
     try:
         return function(*args, **kwargs)
     except Exception as exc:
@@ -257,7 +257,7 @@ def begin(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 
 def soon(condition: Callable[[], Any], seconds: float = PATIENCE) -> Any:
-    """What the condition returns once it is true; the event loop goes on meanwhile."""
+    """Return the value of the condition once it is true; the event loop runs meanwhile."""
     until = monotonic() + seconds
     while True:
         value = condition()

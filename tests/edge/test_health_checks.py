@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
 import struct
@@ -14,8 +15,9 @@ import pytest
 import gtcp
 from gtcp.server.handshake.proxy_header import SIGNATURE
 from gtcp.transport.address import parse
+from tests.cli.processes import served
 from tests.edge.certificates import Authority
-from tests.helpers import PATIENCE, Serving, eventually, free_port, serving
+from tests.helpers import PATIENCE, Serving, eventually, serving
 
 SECRET = "billing.1:" + "s" * 32
 
@@ -83,6 +85,24 @@ def test_nothing_is_logged(
         assert not [each.getMessage() for each in caplog.records]
 
 
+@pytest.mark.parametrize("flags", [(), ("--workers", "2")], ids=["one", "workers"])
+@pytest.mark.parametrize("reset", [False, True])
+def test_nothing_is_logged_by_a_program(
+    flags: tuple[str, ...], reset: bool, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "app.py").write_text("import gtcp\nserver = gtcp.Server()\n")
+    env = {
+        f"GTCP_{name.upper()}": value if isinstance(value, str) else ",".join(value)
+        for name, value in settings.items()
+    }
+    with served(tmp_path, "app", "--bind", "127.0.0.1:0", *flags, env=env) as server:
+        for _ in range(10):
+            check(server.address, reset=reset)
+        said = server.end().splitlines()
+    expected = r"listening on|draining|worker is ready|\[INFO\] (?!gtcp)"  # the last: gunicorn's
+    assert not [line for line in said if not re.search(expected, line)]
+
+
 @pytest.mark.parametrize("sent", [b"\x16\x03\x01", b"{"])
 def test_a_peer_that_has_said_something_is_logged(
     sent: bytes,
@@ -114,7 +134,7 @@ defaults
   timeout client 5s
   timeout server 5s
 listen checked
-  bind 127.0.0.1:{port}
+  bind unix@{folder}/front
   option tcp-check
   tcp-check connect {connect}
   server one {address} check inter 20
@@ -141,7 +161,7 @@ def test_haproxy_checks_it_without_a_log_line(
         admit = server.server._admission.serve  # type: ignore[union-attr]
         for listener in server.server._listeners:
             listener._handle = lambda *args: (seen.append(None), admit(*args))
-        text = CONFIGURATION.format(address=server.address, connect=connect, port=free_port())
+        text = CONFIGURATION.format(address=server.address, connect=connect, folder=tmp_path)
         (tmp_path / "haproxy.cfg").write_text(text)
         process = subprocess.Popen([haproxy, "-db", "-f", str(tmp_path / "haproxy.cfg")])
         try:

@@ -1,4 +1,4 @@
-"""What must not get into logs, error replies and output."""
+"""Secrets and data that must not appear in logs, error replies and output."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WORD = "hush-hush"
 
 @pytest.fixture
 def log() -> Iterator[io.StringIO]:
-    """What gtcp logs at its most talkative, as its own formatter writes it."""
+    """Return all that gtcp logs at level debug, as its own formatter writes it."""
     text = io.StringIO()
     handler = logging.StreamHandler(text)
     handler.setFormatter(EscapingFormatter("%(name)s %(message)s"))
@@ -109,8 +109,8 @@ def test_a_secret_is_nowhere(log: io.StringIO) -> None:
                 except gtcp.GtcpError as exc:
                     shown += f"{exc!r} {exc.__cause__!r} {vars(exc)}"
                 shown += repr(vars(client)) + repr(client._options)
-        shown += repr(vars(server)) + repr(server.settings) + repr(server._current_handshake())
-        shown += repr(vars(server._current_handshake()))
+        shown += repr(vars(server)) + repr(server.settings) + repr(server._handshake.get())
+        shown += repr(vars(server._handshake.get()))
     assert "3cr3t" not in log.getvalue() + shown
     assert "the secret is wrong" in log.getvalue()
 

@@ -132,7 +132,7 @@ class TestExchange:
         return lines, outcome
 
     def test_no_proof_is_accepted_for_an_unknown_name(self) -> None:
-        """Not even one with the secret that stands in for the missing one."""
+        """Refuse even a proof with the secret that replaces a missing one."""
         challenge = Challenge(read_keys([OLD]))
         hello = Hello("nobody", "0" * 64)
         nonce = challenge.answer(hello)
@@ -222,7 +222,7 @@ class TestBinding:
             assert not response.is_proven_by(Proof(proof))
 
     def test_the_words_are_those_of_the_documentation(self) -> None:
-        """Computed as docs/wire.md says, without gtcp."""
+        """Computed as docs/reference/wire.md says, without gtcp."""
 
         def by_hand(words: str) -> str:
             return hmac.new(b"o" * 32, words.encode(), "sha256").hexdigest()
@@ -259,7 +259,7 @@ class TestBinding:
     def test_a_relay_with_the_servers_own_certificate_is_the_server(
         self, authority: Authority, real: Serving
     ) -> None:
-        """As a proxy that ends TLS and begins it again."""
+        """A proxy that ends TLS and begins it again."""
         cert = real.server.settings.tls_cert
         assert cert is not None
         with relay(authority, cert, real.address) as where:
@@ -408,7 +408,7 @@ class TestKeys:
     def test_no_repr_holds_a_secret(self) -> None:
         key = Key(OLD)
         client = gtcp.Client("127.0.0.1", secret=OLD)
-        shown = f"{key!r} {[key]} {client!r} {vars(client)!r} {client._trust!r}"
+        shown = f"{key!r} {[key]} {client!r} {vars(client)!r} {client.dial!r}"
         shown += repr(vars(guarded(OLD))) + repr(Response(key)) + repr(Challenge([key]))
         assert "ooo" not in shown
         assert "billing.1" in shown

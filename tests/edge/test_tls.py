@@ -43,7 +43,7 @@ def tls(server: Serving | str) -> str:
 
 
 def refused(server: Serving | str, **options: Any) -> gtcp.ConnectError:
-    """What a client's call raises that can't connect; it must not have tried again."""
+    """Return the error of a call that can't connect; it must not have tried again."""
     with gtcp.Client(tls(server), **options) as client:
         with pytest.raises(gtcp.ConnectError) as caught:
             client.call(1)
@@ -365,7 +365,7 @@ class TestWire:
     def test_key_updates_of_a_peer_that_does_not_read_end_by_the_write_timeout(
         self, authority: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """TLS answers each of them by itself: the connection is not read from meanwhile."""
+        """TLS answers each update by itself; the connection is not read from meanwhile."""
         context = authority.client_context()
         context.keylog_filename = str(tmp_path / "keys")
         cert = authority.issue("localhost")

@@ -41,10 +41,10 @@ LOADING = {"HUP": "", "HUP, slow import": "1.0", "HUP, broken code": "broken"}
 class Servers:
     """A gunicorn with two workers, restarted and killed in all ways."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, number: int) -> None:
         self._folder = folder
-        self._loading = folder / "loading"
-        self._log = (folder / "server.log").open("wb")
+        self._loading = folder / f"loading-{number}"
+        self._log = (folder / "server.log").open("ab")
         self._port = _free_port()
         self.address = f"127.0.0.1:{self._port}"
         self.faults: Counter[str] = Counter()
@@ -127,18 +127,36 @@ class Servers:
         children = Path(f"/proc/{self._master.pid}/task/{self._master.pid}/children")
         return [int(each) for each in children.read_text().split()]
 
+    def end(self, problems: list[str]) -> None:
+        """Check that it still serves, and stop it."""
+        self.repair()
+        with gtcp.Client(self.address) as client:
+            client.call(RUN, {"id": f"afterwards-{self._port}"}, timeout=5)
+        if self.stop() != 0:
+            problems.append("the server did not end with status 0")
+
     def stop(self) -> int:
         self._master.terminate()
         return self._master.wait(30)
 
 
-def stress(seconds: float, seed: int, folder: Path) -> tuple[Verdict, Counter[str], list[str]]:
-    """Run everything for so long; return the verdict, the faults by kind, and what went wrong."""
+def stress(
+    seconds: float, seed: int, folder: Path, hosts: int = 1
+) -> tuple[Verdict, Counter[str], list[str]]:
+    """Run everything for so long; return the verdict, the faults by kind, and what went wrong.
+
+    With one host, each caller has three clients: two of them call through a network with faults.
+    With several, it has one client of them all, two of which are behind such a network.
+    """
     chance = random.Random(seed)
-    servers = Servers(folder)
+    services = [Servers(folder, number) for number in range(hosts)]
     problems: list[str] = []
-    with FaultProxy(servers.address) as first, FaultProxy(servers.address) as second:
-        addresses = (servers.address, first.address, second.address)
+    behind = [services[number % hosts] for number in (1, 2)]
+    with FaultProxy(behind[0].address) as first, FaultProxy(behind[1].address) as second:
+        direct = [each.address for each in services if hosts == 1 or each not in behind]
+        addresses = [*direct, first.address, second.address]
+        if hosts > 1:
+            addresses = [",".join(addresses)]
         callers = [
             subprocess.Popen(
                 [sys.executable, "-m", "tests.ledger.callers", kind, str(seed), str(seconds),
@@ -156,7 +174,7 @@ def stress(seconds: float, seed: int, folder: Path) -> tuple[Verdict, Counter[st
         end = monotonic() + seconds
         while monotonic() < end:
             sleep(chance.uniform(0.2, 1.5))
-            servers.break_something(chance)
+            chance.choice(services).break_something(chance)
         for network in networks:
             network.join()
         for kind, caller in zip(KINDS, callers, strict=True):
@@ -168,12 +186,10 @@ def stress(seconds: float, seed: int, folder: Path) -> tuple[Verdict, Counter[st
                 problems.append(f"the callers of kind {kind} hang")
             if status:
                 problems.append(f"the callers of kind {kind} ended with {status}")
-        faults = servers.faults + first.injected + second.injected
-        servers.repair()
-        with gtcp.Client(servers.address) as client:
-            client.call(RUN, {"id": "afterwards"}, timeout=5)
-    if servers.stop() != 0:
-        problems.append("the server did not end with status 0")
+        faults = first.injected + second.injected
+        for each in services:
+            faults += each.faults
+            each.end(problems)
     verdict = compare(folder / "runs", folder / "told", folder / "waited")
     return verdict, faults, problems
 
@@ -182,10 +198,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.ledger")
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--hosts", type=int, default=1)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        verdict, faults, problems = stress(options.seconds, options.seed, folder)
+        verdict, faults, problems = stress(options.seconds, options.seed, folder, options.hosts)
         log = (folder / "server.log").read_text(errors="replace")
     print(f"seed {options.seed}: {verdict.calls} calls in {options.seconds:g} s")
     print("told:", dict(verdict.told.most_common()))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import gevent
 
 import gtcp
-from tests.ledger.messages import RUN, RUN_TO_END, Done, Work
+from tests.ledger.messages import RUN, RUN_TO_END, STREAM, Done, Row, Rows, Work
 
 # What happens when the code is loaded: seconds that it takes, or "broken".
 _loading = Path(os.environ["LEDGER_LOADING"])
@@ -41,6 +42,20 @@ def work(request: gtcp.Request[Work]) -> Done:
     if params.end == "crash":
         raise RuntimeError("as asked")
     return Done(params.id)
+
+
+@server.handler(STREAM)
+def rows(request: gtcp.Request[Rows]) -> Iterator[Row]:
+    params = request.params
+    os.write(_runs, f"{params.id}\n".encode())
+    for number in range(params.items):
+        if params.sleep:
+            gevent.sleep(params.sleep)
+        yield Row(params.id, number, params.items, "x" * (number % 7 * 1000))
+    if params.end == "error":
+        raise gtcp.CommandError(1000, "as asked")
+    if params.end == "crash":
+        raise RuntimeError("as asked")
 
 
 server.handler(RUN)(work)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass
 class Verdict:
-    """What the comparison found.
+    """The result of the comparison.
 
     Attributes:
         calls: how many callers wrote down.
@@ -30,9 +30,16 @@ def compare(runs: Path, told: Path, waited: Path) -> Verdict:
         if times > ran[number]:
             wrong = f"ran {ran[number]} times, but has gone on {times} times after its wait"
             verdict.disagreements.append(f"{number}: {wrong}")
+    seen: set[str] = set()
     for line in told.read_text().splitlines():
         number, idempotent, word, how = line.split(" ", 3)
         verdict.calls += 1
+        if number in seen:
+            verdict.disagreements.append(
+                f"{number}: has two outcomes, the second is {word} ({how})"
+            )
+            continue
+        seen.add(number)
         verdict.told[word] += 1
         wrong = _wrong(word, ran.pop(number, 0), idempotent == "1")
         if wrong:
@@ -49,7 +56,7 @@ def _wrong(word: str, times: int, idempotent: bool) -> str:
     if times > 1 and not idempotent:
         return f"ran {times} times and is not idempotent (told {word})"
     if word == "wrong":
-        return "was given the result of another call"
+        return "was given the result of another call, or not the items of its stream"
     if word == "no" and times:
         return "told it did not run, but it ran"
     if word in ("yes", "result") and not times:

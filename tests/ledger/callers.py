@@ -1,4 +1,4 @@
-"""Processes that call, and write down what they were told.
+"""Processes that call, and record the outcomes.
 
     python -m tests.ledger.callers KIND SEED SECONDS FILE ADDRESS [ADDRESS ...]
 
@@ -16,23 +16,27 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from time import monotonic
+from typing import Any
 
 import gevent
 
 import gtcp
-from tests.ledger.messages import RUN, RUN_TO_END, Done
+from tests.ledger.messages import RUN, RUN_TO_END, STREAM, Done, Row
 
 GREENLETS = 48
 THREADS = 12
 FORKS_AT_ONCE = 2
 
+#: The part of the calls that are streams.
+STREAMS = 0.15
+
 
 class Caller:
-    """Makes random calls and writes down their outcomes.
+    """Makes random calls and streams, and writes down their outcomes.
 
-    One line a call: its id, whether it may run twice, what was told, and how. Told is
+    One line per call: its id, whether it may run twice, its outcome, and details. The outcome is
     ``result``, ``no``, ``maybe``, ``yes``, ``killed`` (nobody was told anything) or ``wrong``
-    (another call's result).
+    (another call's result; items lost, doubled, out of order or of another stream).
     """
 
     def __init__(self, name: str, seed: int, file: int, clients: list[gtcp.Client]) -> None:
@@ -53,10 +57,68 @@ class Caller:
             "end": chance.choices(("result", "error", "crash"), (20, 1, 1))[0],
         }
         told = "killed -"
+        process = os.getpid()
         try:
             told = self._told(number, params, idempotent)
         finally:
-            os.write(self._file, f"{number} {int(idempotent)} {told}\n".encode())
+            # A greenlet that was about to run when its process was forked also runs in the child.
+            if os.getpid() == process:
+                os.write(self._file, f"{number} {int(idempotent)} {told}\n".encode())
+
+    def stream(self) -> None:
+        """Take the items of a stream, perhaps not all, and write down what came."""
+        chance = self.chance
+        number = f"{self._name}-{os.getpid()}-{next(self._numbers)}"
+        idempotent = chance.random() < 0.3
+        params = {
+            "id": number,
+            "items": chance.choice((0, 1, 10, chance.randrange(1000))),
+            "sleep": chance.choice((0, 0, 0, chance.uniform(0, 0.01))),
+            "end": chance.choices(("result", "error", "crash"), (20, 1, 1))[0],
+        }
+        leaves_after = chance.choice((None, None, None, chance.randrange(1, 500)))
+        told = "killed -"
+        process = os.getpid()
+        try:
+            told = self._told_by_stream(number, params, idempotent, leaves_after)
+        finally:
+            if os.getpid() == process:  # as in `call`
+                os.write(self._file, f"{number} {int(idempotent)} {told}\n".encode())
+
+    def _told_by_stream(
+        self, number: str, params: dict[str, Any], idempotent: bool, leaves_after: int | None
+    ) -> str:
+        chance, came = self.chance, 0
+        try:
+            with chance.choice(self._clients).stream(
+                STREAM,
+                params,
+                timeout=chance.choice((5, 5, 5, chance.uniform(0.001, 0.3))),
+                total=chance.choice((None, None, chance.uniform(0.01, 2))),
+                window=chance.choice((1, 3, 256)),
+                idempotent=idempotent,
+                result=Row,
+            ) as rows:
+                for row in rows:
+                    if (row.id, row.number) != (number, came):
+                        return f"wrong item {row.number} of {row.id} in place of {came}"
+                    came += 1
+                    if came == leaves_after:
+                        return "result left"
+                    if chance.random() < 0.001:
+                        gevent.sleep(chance.uniform(0, 0.05))
+        except gtcp.GtcpError as exc:
+            if exc.received != came or (came and exc.executed == "no"):
+                return f"wrong received={exc.received} executed={exc.executed} after {came} items"
+            finished = isinstance(exc, gtcp.RemoteError) and exc.executed == "yes"
+            if finished and came != params["items"]:
+                return f"wrong the handler has ended, but {came} of {params['items']} items came"
+            return f"{exc.executed} {type(exc).__name__}: {exc}"
+        if came != params["items"]:
+            return f"wrong the stream has ended, but {came} of {params['items']} items came"
+        if params["end"] != "result":
+            return "wrong the stream has ended without its error"
+        return "result -"
 
     def _told(self, number: str, params: dict[str, object], idempotent: bool) -> str:
         chance = self.chance
@@ -73,8 +135,12 @@ class Caller:
         return "result -" if done.id == number else f"wrong {done.id}"
 
     def until(self, end: float) -> None:
-        while monotonic() < end:
-            self.call()
+        process = os.getpid()
+        while monotonic() < end and os.getpid() == process:
+            if self.chance.random() < STREAMS:
+                self.stream()
+            else:
+                self.call()
 
 
 def greenlets(make: Callable[[str], Caller], end: float) -> None:
@@ -141,7 +207,7 @@ def _ended(children: set[int]) -> Iterator[int]:
 
 
 class Interrupt(BaseException):
-    """What the signal handler of ``signals`` raises."""
+    """The exception that the signal handler of ``signals`` raises."""
 
 
 def signals(make: Callable[[str], Caller], end: float) -> None:

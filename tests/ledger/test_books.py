@@ -27,6 +27,7 @@ def books(tmp_path: Path, runs: str, told: str, waited: str = "") -> list[str]:
         ("a\na\n", "a 0 result -"),
         ("a\na\n", "a 0 maybe ConnectionLost: x"),
         ("a\n", "a 1 wrong b"),
+        ("a\n", "a 0 result -\na 0 result -"),
     ],
 )
 def test_a_disagreement_is_found(tmp_path: Path, runs: str, told: str) -> None:

@@ -1,4 +1,4 @@
-"""What the libraries talk to, each on a free port: real programs, and an HTTP server."""
+"""The servers of the libraries, each on a free port: real programs, and an HTTP server."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def user(option: str) -> list[str]:
 
 @contextmanager
 def postgres(folder: Path) -> Iterator[int]:
-    """As root it refuses to run: then nobody owns it."""
+    """Return the user that owns it: it refuses to run as root."""
     port, data = free_port(), folder / "data"
     options: dict[str, Any] = {}
     if os.getuid() == 0:

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.programs
 
 @dataclass(frozen=True)
 class Library:
-    """One row: a function of ``clients``, and what docs/libraries.md says about it."""
+    """One row: a function of ``clients``, and what docs/how-to/cancellation.md says about it."""
 
     name: str
     program: str

@@ -1,4 +1,4 @@
-"""The programs of docs/databases.md: cancelled requests, and a restart of the database."""
+"""The programs of docs/how-to/databases.md: cancelled requests, and a restart of the database."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = [
     pytest.mark.xdist_group("postgres"),
 ]
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "databases.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "how-to" / "databases.md"
 
 ADD, NAMES, BY_HAND = 1, 2, 3
 
@@ -174,7 +174,7 @@ def test_a_drain_closes_the_connections(name: str, start: Start, database: Postg
 
 
 class TestWithoutTheHooks:
-    """What they are for. (Should one of these fail, a recipe has become unnecessary.)"""
+    """The reasons for the recipes. (If one of these fails, a recipe has become unnecessary.)"""
 
     def test_sqlalchemy_commits_what_a_cancelled_request_has_begun(
         self, start: Start, database: Postgres
@@ -191,7 +191,7 @@ class TestWithoutTheHooks:
             cancelled(database, line, BY_HAND, "cancelled")
             assert ask(line, ADD, name="second")["code"] == 0
             assert ask(line, NAMES)["result"] == ["cancelled", "second"]
-            assert names(database) == []  # though the caller was told that it is done
+            assert names(database) == []  # though the caller got a success
 
     def test_djangos_connection_stays_broken_after_a_restart(
         self, start: Start, database: Postgres

@@ -1,4 +1,4 @@
-"""Processes that die, stop or come back, under real gunicorn: what callers are told."""
+"""Processes that die, stop or return, under real gunicorn: the outcomes of calls."""
 
 from __future__ import annotations
 

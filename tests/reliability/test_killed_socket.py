@@ -1,4 +1,4 @@
-"""A connection that the kernel is told to end: ``ss -K``, by the client's port."""
+"""A connection that the kernel ends: ``ss -K``, by the client's port."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from tests.server.workers.gunicorn_process import GUNICORN, Supervised
 pytestmark = pytest.mark.programs
 
 ROOT = Path(__file__).parents[2]
-RESTARTS = int(os.environ.get("LEDGER_RESTARTS", "15"))
+RESTARTS = int(os.environ.get("LEDGER_RESTARTS", "6"))
 CALLERS = 8
 
 
@@ -67,7 +67,7 @@ class Callers:
 
 
 def workers(master: Supervised) -> set[int]:
-    """As the kernel knows them: one that is told to go while it starts writes nothing."""
+    """Return the workers that the kernel knows: one that ends while it starts logs nothing."""
     pid = master.process.pid
     return set(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
 

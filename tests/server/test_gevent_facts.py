@@ -1,4 +1,4 @@
-"""What gtcp relies on and gevent does not document: a test for each fact."""
+"""Facts that gtcp relies on and gevent does not document, with a test for each."""
 
 from __future__ import annotations
 

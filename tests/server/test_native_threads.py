@@ -101,7 +101,7 @@ def app(tmp_path: Path) -> Path:
 def concurrently(
     client: gtcp.Client, cmdid: int, count: int = 50, timeout: float = PATIENCE
 ) -> list[Any]:
-    """What each of so many calls at once returns or raises."""
+    """Return the result or the error of each of so many concurrent calls."""
     calls = [{"n": n} for n in range(count)]
     return list(client.map(cmdid, calls, return_exceptions=True, window=count, timeout=timeout))
 

@@ -404,7 +404,7 @@ class TestProcess:
 
 
 def test_a_line_of_json_is_all_a_client_needs():
-    """As the README has it: echo '{...}' | nc -N host port."""
+    """Send a line with nc as the README does: echo '{...}' | nc -N host port."""
     with serving(gated()[0]) as running, running.line() as line:
         line.sock.sendall(b'{"cmdid":2,"params":{"n":"hi"}}\n')
         line.finish()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gtcp.errors import SettingsError
+from gtcp.errors import SettingsError, SettingsTypeError
 from gtcp.server.settings import Settings
 
 
@@ -18,7 +18,7 @@ def load(path: Path | None = None, **layers: Any) -> Settings:
 
 
 def refusal(path: Path | None = None, **layers: Any) -> str:
-    """What `load` says when it refuses."""
+    """Return the message of `load` when it refuses."""
     with pytest.raises(SettingsError) as caught:
         load(path, **layers)
     return str(caught.value)
@@ -45,10 +45,16 @@ def test_the_defaults_pass_their_own_checks():
         "workers": 1,
         "backlog": 2048,
         "graceful_timeout": 30.0,
+        "drain_delay": 0.0,
+        "admin": None,
         "log_level": "info",
+        "log_file": None,
+        "log_format": "text",
+        "log_config": None,
         "access_log": False,
         "max_line_bytes": 1024 * 1024,
         "max_reply_bytes": 16 * 1024 * 1024,
+        "stream_window": 256 * 1024,
         "max_depth": 64,
         "line_timeout": 5.0,
         "idle_timeout": 300.0,
@@ -72,6 +78,8 @@ def test_the_defaults_pass_their_own_checks():
         "require_channel_binding": False,
         "handshake_timeout": 5.0,
         "unix_mode": "600",
+        "operators": (),
+        "register": None,
         "unix_owner": None,
         "unix_group": None,
     }
@@ -100,9 +108,9 @@ def test_whole_seconds_become_floats_and_lists_become_tuples():
         ("port", (), "an integer from 0 to 65535"),
         ("port", (1, 65536), "an integer from 0 to 65535"),
         ("port", None, "an integer from 0 to 65535"),
-        ("bind", "a:1", "addresses such as 127.0.0.1:8889, [::1]:8889 or unix:/path"),
-        ("bind", ("a:b",), "addresses such as 127.0.0.1:8889, [::1]:8889 or unix:/path"),
-        ("bind", ("unix:",), "addresses such as 127.0.0.1:8889, [::1]:8889 or unix:/path"),
+        ("bind", 5, "addresses such as 127.0.0.1:8889, [::1]:8889, unix:/path or fd://3"),
+        ("bind", ("a:b",), "addresses such as 127.0.0.1:8889, [::1]:8889, unix:/path or fd://3"),
+        ("bind", ("unix:",), "addresses such as 127.0.0.1:8889, [::1]:8889, unix:/path or fd://3"),
         ("workers", 0, "an integer from 1 to 1024"),
         ("workers", None, "an integer from 1 to 1024"),
         ("backlog", 65536, "an integer from 1 to 65535"),
@@ -134,8 +142,54 @@ def test_settings_cannot_be_changed_and_a_copy_is_checked_too():
         Settings().port = 1  # type: ignore[misc]
     with pytest.raises(SettingsError, match="workers"):
         msgspec.structs.replace(Settings(), workers=0)
-    with pytest.raises(TypeError, match="prot"):
-        Settings(prot=1)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"prot": 3}, "unknown setting 'prot' in gtcp.Settings; did you mean 'port'?"),
+        ({"port": 1, "nothing": 2}, "unknown setting 'nothing' in gtcp.Settings"),
+        (
+            {"secret": "a:0123456789abcdef"},
+            "unknown setting 'secret' in gtcp.Settings; secrets are given in a file that "
+            "secret_file names, or in GTCP_SECRET",
+        ),
+        (
+            {"line_timeout": "50e-6"},
+            "line_timeout: expected seconds > 0 or none, got '50e-6'",
+        ),
+        ({"workers": "2"}, "workers: expected an integer from 1 to 1024, got '2'"),
+        ({"access_log": "yes"}, "access_log: expected true or false, got 'yes'"),
+        ({"allow_networks": 5}, "allow_networks: expected networks such as 10.0.0.0/8"),
+    ],
+)
+def test_a_keyword_of_the_wrong_type_or_name_is_a_type_error(arguments, message):
+    with pytest.raises(TypeError) as caught:
+        Settings(**arguments)
+    assert type(caught.value) is SettingsTypeError
+    assert isinstance(caught.value, SettingsError)
+    assert str(caught.value).startswith(message)
+    assert "0123456789abcdef" not in str(caught.value)
+
+
+def test_settings_have_keywords_only():
+    with pytest.raises(TypeError, match=r"^settings are keywords, got 8889$"):
+        Settings(8889)  # type: ignore[misc]
+
+
+def test_one_address_is_a_string(toml):
+    """In a file and as a keyword; several may be one string as in the environment."""
+    one, two = ("127.0.0.1:8810",), ("127.0.0.1:8810", "unix:/run/shop.sock")
+    assert Settings(bind="127.0.0.1:8810").bind == one  # type: ignore[arg-type]
+    assert load(toml('bind = "127.0.0.1:8810"')).addresses == one
+    assert load(toml('bind = "127.0.0.1:8810, unix:/run/shop.sock"')).addresses == two
+    assert load(toml('bind = ["127.0.0.1:8810", "unix:/run/shop.sock"]')).addresses == two
+    assert load(env={"GTCP_BIND": "127.0.0.1:8810,unix:/run/shop.sock"}).addresses == two
+    assert load(toml('port = "8004,8005"')).port == (8004, 8005)
+    assert load(toml('port = "8004"')).port == 8004
+    assert load(toml('allow_networks = "10.0.0.0/8"')).allow_networks == ("10.0.0.0/8",)
+    assert refusal(toml("bind = 8810")).startswith(f"{toml('bind = 8810')}: bind: expected ")
+    assert "port: expected an integer from 0 to 65535, got 'x'" in refusal(toml("port = 'x'"))
 
 
 NOT_OPTIONAL = [info.name for info in Settings.describe() if "None" not in info.type]
@@ -227,13 +281,13 @@ def test_beside_the_gtcp_table_a_file_is_the_applications_own(toml):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("port = '8889'", "port: expected an integer from 0 to 65535, got '8889'"),
+        ("port = 'x'", "port: expected an integer from 0 to 65535, got 'x'"),
         ("idle_timeout = -1", "idle_timeout: expected seconds > 0 or none, got -1"),
         ("workers = 'none'", "workers: expected an integer from 1 to 1024, got 'none'"),
         ("gtcp = 1", "unknown setting 'gtcp'"),
         ("prot = 1", "unknown setting 'prot' in {}; did you mean 'port'?"),
         ("zzz = 1", "unknown setting 'zzz' in {}"),
-        ("port = 2\n[gtcp]\nworkers = 2", "setting 'port' in {} stands outside of [gtcp]"),
+        ("port = 2\n[gtcp]\nworkers = 2", "setting 'port' in {} is outside of [gtcp]"),
     ],
 )
 def test_a_mistake_in_a_file_names_the_file(toml, line, message):

@@ -62,7 +62,7 @@ class Pair:
         return data
 
     def fill(self) -> int:
-        """Take what has come; returns how much."""
+        """Read the data received; return how much it was."""
         taken = 0
         self.raw.setblocking(False)
         try:
@@ -74,7 +74,7 @@ class Pair:
         return taken
 
     def drain(self) -> None:
-        """Throw away what has come."""
+        """Discard the data received."""
         self.raw.setblocking(False)
         with contextlib.suppress(BlockingIOError):
             while self.raw.recv(65536):

@@ -1,4 +1,4 @@
-"""What the transcripts hold: a client's calls, and the handlers that answer them.
+"""The content of the transcripts: a client's calls, and the handlers that answer them.
 
 It runs on any version of gtcp: ``record.py`` ran it on the one that a transcript is named after.
 """

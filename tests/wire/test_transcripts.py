@@ -1,6 +1,6 @@
 """Older clients and servers go on with today's: transcripts of theirs are replayed.
 
-A change that breaks one of these needs a line in docs/wire.md.
+A change that breaks one of these needs a line in docs/reference/wire.md.
 """
 
 from __future__ import annotations

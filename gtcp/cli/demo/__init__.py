@@ -1,1 +1,5 @@
-"""``gtcp demo``: a server with sample commands, and a tour of them."""
+"""``gtcp demo``: a server with sample commands, and a tour of them.
+
+Read ``app`` (the handlers), ``tour`` (the calls), ``relay`` (records their bytes) and ``child``
+(the server's process).
+"""

@@ -1,4 +1,4 @@
-"""The sample commands; such a file is all a server needs: ``gtcp serve gtcp.cli.demo.app``."""
+"""The sample commands. ``gtcp serve gtcp.cli.demo.app`` serves this file."""
 
 import time
 
@@ -11,7 +11,7 @@ server = gtcp.Server()
 
 @server.handler(10000)
 def hello(request):  # type: ignore[no-untyped-def]
-    """Say back what was said."""
+    """Return the content."""
     return {"content": request.params["content"]}
 
 
@@ -23,7 +23,7 @@ class Greet(msgspec.Struct):
 
 @server.handler(10001)
 def greet(request: gtcp.Request[Greet]) -> Greet:
-    """The same, louder and with types."""
+    """Return the content in capitals; the params are typed."""
     return Greet(request.params.content.upper())
 
 
@@ -39,7 +39,7 @@ class Divide(gtcp.BaseHandler):
     """Divide one number by another."""
 
     def process(self, request: gtcp.Request[Fraction]) -> float:
-        """Answer one request."""
+        """Return the quotient."""
         if request.params.divisor == 0:
             raise gtcp.CommandError(1001, "can't divide by zero")
         return request.params.dividend / request.params.divisor
@@ -53,6 +53,6 @@ class Nap(msgspec.Struct):
 
 @server.handler(10003)
 def nap(request: gtcp.Request[Nap]) -> str:
-    """Sleep, as if a database were asked."""
+    """Sleep, as a handler that waits for a database does."""
     time.sleep(request.params.seconds)
     return "slept well"

@@ -1,4 +1,4 @@
-"""The demo's server process: it lives as long as whoever holds the other end of its stdin."""
+"""The demo's server process. It exits at the end of its stdin, a pipe from the demo's process."""
 
 from gevent import monkey
 
@@ -16,12 +16,12 @@ STDIN, STDOUT = 0, 1
 
 
 def main() -> None:
-    """Listen on a free port, say where on stdout, stop at the end of stdin."""
+    """Listen on a free port, print its address on stdout, stop at the end of stdin."""
     server.settings = Settings(port=0)
     server.start()
-    with contextlib.suppress(BrokenPipeError):  # then stdin has ended too
+    with contextlib.suppress(BrokenPipeError):  # then stdin has reached its end too
         os.write(STDOUT, f"{server.addresses[0]}\n".encode())
-    wait_read(STDIN)  # nothing is ever written there: it ends, however our parent ends
+    wait_read(STDIN)  # nothing is written there: it ends when the parent exits, for any reason
     server.stop(0)
 
 

@@ -1,4 +1,4 @@
-"""Passes bytes on between client and server, and keeps the lines it saw."""
+"""Forward bytes between a client and a server, and record the lines."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ RECV_BYTES = 65536
 
 
 class Relay:
-    """Listens on a free loopback port; what comes goes to the target, and back.
+    """A proxy on a free loopback port that forwards each connection to the target.
 
     Attributes:
-        seen: (whether it is a request, the line) as they went over the wire, in order.
+        seen: (whether it is a request, the line), in the order in which they were forwarded.
     """
 
     def __init__(self, target: Address) -> None:
@@ -37,12 +37,12 @@ class Relay:
 
     @property
     def address(self) -> str:
-        """Connect here."""
+        """The relay's address, "host:port"."""
         return f"127.0.0.1:{self._server.server_port}"
 
     def _handle(self, client: Any, _name: Any) -> None:
         target = (self._target.host, self._target.port)
-        # Without a server the client sees its own end.
+        # Where the server refuses, the client's connection is closed.
         with client, contextlib.suppress(OSError), create_connection(target) as server:
             back = gevent.spawn(self._copy, server, client, False)
             self._copy(client, server, True)
@@ -50,7 +50,7 @@ class Relay:
 
     def _copy(self, source: Any, sink: Any, is_request: bool) -> None:
         buffer = LineBuffer(None)
-        with contextlib.suppress(OSError):  # a side that is reset has come to its end as well
+        with contextlib.suppress(OSError):  # a reset connection has ended as well
             while data := source.recv(RECV_BYTES):
                 lines = buffer.feed(data).split(b"\n")[:-1]
                 self.seen += [(is_request, line) for line in lines]

@@ -1,11 +1,14 @@
-"""The tour: every call as one writes it, as it goes over the wire, and what comes of it.
+"""The tour: each call as written in a program, its bytes on the wire, and its outcome.
 
-The server is a process of its own. The calls of the tour pass through a relay in this process,
-which keeps the bytes; the hundred calls at once go to the server directly.
+The server is a separate process. The calls of the tour pass through a relay in this process,
+which records the bytes; the hundred concurrent calls go to the server directly.
 """
 
 from __future__ import annotations
 
+import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,20 +26,23 @@ from gtcp.cli.demo import app
 from gtcp.cli.demo.relay import Relay
 from gtcp.client.client import Client
 from gtcp.errors import GtcpError
-from gtcp.transport.address import parse
+from gtcp.transport.address import DEFAULT_PORT, parse
 
-#: Calls at once, and how long the handler of each sleeps, seconds.
+#: The number of concurrent calls, and how long the handler of each sleeps, seconds.
 CALLS, NAP = 100, 0.1
 
-#: Seconds that the server process gets to end by itself.
-PATIENCE = 5.0
+#: Seconds to wait for the server process to exit before it is killed.
+EXIT_SECONDS = 5.0
 
-#: Seconds to wait for a reply that nobody waits for any more.
-LATE_REPLY = 1.0
+#: Seconds to wait for a reply that arrives after its call has timed out.
+LATE_REPLY_SECONDS = 1.0
+
+#: An address for the printed commands that start a server and call it.
+TRY_ADDRESS = f"127.0.0.1:{DEFAULT_PORT}"
 
 
 class DemoFailed(Exception):
-    """The server process did not start, or has ended; one line."""
+    """The server process did not start, or has exited. The message is one line."""
 
 
 class Stop(NamedTuple):
@@ -53,45 +59,66 @@ class Stop(NamedTuple):
 
 
 TOUR = (
-    Stop("A handler is a function; what it returns is the result.",
+    Stop("A handler is a function; its return value is the result.",
          10000, {"content": "Hello world!"}),
-    Stop("Its annotations say what it takes: params are checked, and decoded into that type.",
+    Stop("An annotation gives the type of the params: they are validated and decoded into it.",
          10001, {"content": "Hello world!"}),
-    Stop("Params that do not fit never reach the handler.",
+    Stop("With params of the wrong type, the handler is not run.",
          10001, {"content": 42}),
-    Stop("A handler may answer with an error of its own.",
+    Stop("A handler may reply with an error code of the application.",
          10002, {"dividend": 1, "divisor": 0}),
-    Stop("A deadline is kept on both sides: the caller gets its error, the handler is stopped.",
+    Stop("A deadline is enforced on both sides: the caller gets an error, the handler is stopped.",
          10003, {"seconds": 60}, 0.2),
 )  # fmt: skip
 
 
-def show(*, once: bool) -> None:
-    """Start the server, make the tour on stdout, stay until SIGINT unless ``once``.
+def show(*, stay: bool) -> None:
+    """Start the server and make the tour on stdout.
+
+    Args:
+        stay: keep the server until SIGINT or SIGTERM.
 
     Raises:
-        DemoFailed: there is no server to show.
+        DemoFailed: the server did not start, does not answer or has exited.
     """
     with _server() as (child, address):
         _say("gtcp demo", bold=True)
-        _say(f"  a server in a process of its own, pid {child.pid}, on {address}")
+        _say(f"  server: {address}, a separate process, pid {child.pid}")
         _say(f"  its handlers: {app.__file__}")
         try:
             _make_tour(address)
             _call_at_once(address)
         except GtcpError as exc:
             raise DemoFailed(f"the demo's server does not answer: {exc}") from exc
-        if once:
-            _say_what_to_try(address, "The server would stay now")
-        else:
+        if stay:
             _stay(child, address)
+    if not stay:
+        _say(
+            "\nThe tour has ended, and its server has stopped. To start the same server:", bold=True
+        )
+        _say(f"  {command()} serve gtcp.cli.demo.app --bind {TRY_ADDRESS}")
+        _say("and to call it from another terminal:", bold=True)
+        _say_calls(TRY_ADDRESS)
+
+
+def command() -> str:
+    """Return the command that runs gtcp in the current shell and directory."""
+    script = os.path.join(os.path.dirname(sys.executable), "gtcp")
+    found = shutil.which("gtcp")
+    if found is not None and os.path.realpath(found) == os.path.realpath(script):
+        return "gtcp"
+    if not os.access(script, os.X_OK):
+        return f"{shlex.quote(sys.executable)} -m gtcp"
+    relative = os.path.relpath(script)
+    return shlex.quote(script if relative.startswith(os.pardir) else relative)
 
 
 @contextmanager
 def _server() -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The server process and its address. It ends with this process, even a killed one.
+    """Start the server process; yield it and its address.
 
-    It has a session of its own, so that Ctrl-C reaches this process alone.
+    It exits when this process does, even by SIGKILL. It has its own session, so that Ctrl-C
+    signals this process only.
     """
     child = subprocess.Popen(
         [sys.executable, "-m", "gtcp.cli.demo.child"],
@@ -115,13 +142,14 @@ def _server() -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 def _end(child: subprocess.Popen[str]) -> None:
     try:
-        child.wait(PATIENCE)
+        child.wait(EXIT_SECONDS)
     except subprocess.TimeoutExpired:
         child.kill()
 
 
 def _make_tour(address: str) -> None:
     with Relay(parse(address)) as relay, Client(relay.address) as client:
+        _say(f"  the calls pass through {relay.address}, a relay that shows the bytes")
         for stop in TOUR:
             _say(f"\n{stop.title}", bold=True)
             _say(f"  {stop}")
@@ -140,8 +168,8 @@ def _outcome(client: Client, stop: Stop) -> str:
 
 
 def _show_wire(relay: Relay) -> None:
-    """The lines of one call; a reply may still be on its way when its caller has given up."""
-    until = monotonic() + LATE_REPLY
+    """Print the lines of one call. A reply may arrive after the call has timed out."""
+    until = monotonic() + LATE_REPLY_SECONDS
     while all(is_request for is_request, _ in relay.seen) and monotonic() < until:
         gevent.sleep(0.005)
     for is_request, line in relay.seen:
@@ -164,28 +192,30 @@ def _call_at_once(address: str) -> None:
 
 
 def _stay(child: subprocess.Popen[str], address: str) -> None:
-    """Until SIGINT or SIGTERM."""
+    """Wait for SIGINT or SIGTERM."""
     assert child.stdout is not None
     over = Event()
     signals = [gevent.signal_handler(each, over.set) for each in (signal.SIGINT, signal.SIGTERM)]
-    server_ended = gevent.spawn(wait_read, child.stdout.fileno())  # nothing more comes there
+    server_ended = gevent.spawn(
+        wait_read, child.stdout.fileno()
+    )  # nothing more is written there: EOF
     server_ended.rawlink(lambda _: over.set())
-    _say_what_to_try(address, "The server stays until Ctrl-C")
+    _say("\nThe server stays until Ctrl-C. To call it from another terminal:", bold=True)
+    _say_calls(address)
     over.wait()
     for each in signals:
         each.cancel()
     if server_ended.ready():
-        raise DemoFailed("the demo's server has ended")
+        raise DemoFailed("the demo's server has exited")
     server_ended.kill()
 
 
-def _say_what_to_try(address: str, what_it_does: str) -> None:
+def _say_calls(address: str) -> None:
     host, _, port = address.rpartition(":")
     line = '{"cmdid":10000,"params":{"content":"hi"}}'
-    _say(f"\n{what_it_does}; to try it from another terminal:", bold=True)
+    _say(f"""  {command()} call {address} 10000 '{{"content": "hi"}}'""")
+    _say(f"  {command()} commands {address}")
     _say(f"  echo '{line}' | nc -N {host} {port}")
-    _say(f"""  gtcp call {address} 10000 '{{"content": "hi"}}'""")
-    _say(f"  gtcp commands {address}")
 
 
 def _say(text: str, **style: Any) -> None:

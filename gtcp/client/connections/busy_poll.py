@@ -34,13 +34,16 @@ MAX_POLLING_THREADS = 2
 yield_processor: Callable[[], None] | None = getattr(os, "sched_yield", None)
 
 
-def is_only_watcher(loop: Any) -> bool:
-    """Return whether the caller's read watcher is the only active thing in the event loop.
+def is_only_watcher(loop: Any, watchers: int) -> bool:
+    """Return whether the read watchers of the caller are all that is active in the event loop.
 
-    gevent does not document these two: libev counts what is active or scheduled, except for what
+    Args:
+        watchers: how many these are.
+
+    gevent does not document these: libev counts what is active or scheduled, except for what
     was told not to count, and what is due and not yet called. With libuv the count is always 0.
     """
-    return getattr(loop, "activecnt", None) == 1 and not loop.pendingcnt
+    return getattr(loop, "activecnt", None) == watchers and not loop.pendingcnt
 
 
 class BusyPoll:

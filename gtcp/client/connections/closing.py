@@ -64,6 +64,7 @@ class ClosingConnection:
         usable: whether new calls may be sent on it.
         waiting: the calls in flight, by id.
         writer: the lines to be sent.
+        hub: the hub that it belongs to.
         dropped: replies that no call waited for any more.
         keeper: the greenlet that runs what the event loop calls.
     """
@@ -83,8 +84,8 @@ class ClosingConnection:
         self.keeper: Any = None
         self._name = name
         self._sock = sock
-        self._hub = get_hub()
-        self._loop = self._hub.loop
+        self.hub = get_hub()
+        self._loop = self.hub.loop
         self._replies = Replies(max_reply_bytes)
         self._alarm = Alarm(self._expire, ref=False)
         self._active = monotonic()
@@ -113,7 +114,7 @@ class ClosingConnection:
         keeper.switch()
         if self._closed:  # a signal handler raised in there
             raise self._lost(0)
-        keeper.parent = self._hub
+        keeper.parent = self.hub
         self._alarm.through = keeper.switch
         self._reader.start(keeper.switch, self._on_readable)
         self.usable = True
@@ -127,11 +128,11 @@ class ClosingConnection:
             pass  # the connection is closed, or the process forgets it
         except BaseException as exc:  # raised by a signal handler, or out of memory
             self.interrupted(exc)
-            if self.keeper.parent is not self._hub:
+            if self.keeper.parent is not self.hub:
                 raise  # in the greenlet that opens the connection
             if not isinstance(exc, MemoryError):
                 # Raises it in the main greenlet, as gevent does for a signal's handler.
-                self._hub.handle_system_error(*sys.exc_info())
+                self.hub.handle_system_error(*sys.exc_info())
 
     def _keep_on(self) -> None:
         function: Callable[[], object] = self.keeper.parent.switch()
@@ -140,7 +141,7 @@ class ClosingConnection:
                 function()
             else:
                 handle_fork()
-            function = self._hub.switch()
+            function = self.hub.switch()
 
     def _end_keeper(self) -> None:
         """End the keeper of a closed connection, unless it is the caller, which ends by itself.
@@ -154,7 +155,7 @@ class ClosingConnection:
         if not keeper.dead:
             keeper.parent = caller
             keeper.throw(GreenletExit)
-        keeper.parent = self._hub  # callbacks that still are to switch to it end up there
+        keeper.parent = self.hub  # callbacks that still are to switch to it end up there
 
     # Closing
 
@@ -167,7 +168,7 @@ class ClosingConnection:
         self._end(self._lost)
 
     def shut(self) -> None:
-        """Tell the server that the client goes; for other threads, which must not do more.
+        """Shut the socket down. For other threads, which may do no more than this.
 
         Only its own thread may close the descriptor: it may be about to use its number.
         """

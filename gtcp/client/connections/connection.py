@@ -12,6 +12,7 @@ for its reply outside the event loop (see ``busy_poll``).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import inf
 from time import monotonic
 from typing import Any
@@ -36,6 +37,7 @@ from gtcp.protocol.messages import (
     Reply,
     encode_request,
 )
+from gtcp.transport.sockets import unheard
 
 #: Seconds after which an idle connection is read from before it is used again.
 STALE_AFTER = 0.001
@@ -45,7 +47,25 @@ class Connection(ReceivingConnection):
     """An open connection to a server; see ``ClosingConnection``. Belongs to the hub it was made in.
 
     It can be used once ``start`` was called.
+
+    Attributes:
+        commands: what ``gtcp.client.names`` knows of the server's commands; None before it asked.
+        watchers: the connections that the event loop reads from, if calls are in flight on this one
+            only.
+        reports: whether ``note`` does something.
     """
+
+    commands: tuple[Any, ...] | None = None
+    watchers = 1
+    reports = False
+
+    def note(self, started: float | None, outcome: Reply | GtcpError) -> None:
+        """Take note of an outcome that ``send`` gave its waiter; for a choice among hosts.
+
+        Args:
+            started: when the request was sent, for its latency; None leaves that out.
+            outcome: a reply, the first one of a stream, or an error.
+        """
 
     def call(
         self,
@@ -83,22 +103,31 @@ class Connection(ReceivingConnection):
             raise
 
     def send(
-        self, waiter: Waiter, cmdid: int, params: Any, meta: dict[str, str] | None = None
+        self,
+        waiter: Waiter,
+        cmdid: int,
+        params: Any,
+        meta: dict[str, str] | None = None,
+        request: Callable[..., Outgoing] = Outgoing,
     ) -> None:
-        """Queue one request whose reply goes to ``waiter``, which gets its number."""
+        """Queue one request whose reply goes to ``waiter``, which gets its number.
+
+        Args:
+            request: makes the request, of the arguments of ``Outgoing``.
+        """
         writer = self.writer
         try:
             writer.busy = True  # a call that a signal handler makes here uses another connection
             number = writer.handed_over + len(writer.lines) + 1
             deadline = waiter.deadline
             timeout = None if deadline is None else self._milliseconds_until(deadline)
-            line = encode_request(Outgoing(cmdid, number, timeout, params, False, meta))
+            line = encode_request(request(cmdid, number, timeout, params, False, meta))
             if len(line) > self._fits:
                 writer.busy = False
                 self._check_length(line, deadline)
                 writer.busy = True
                 number = writer.count + 1  # other calls may have been sent meanwhile
-                line = encode_request(Outgoing(cmdid, number, timeout, params, False, meta))
+                line = encode_request(request(cmdid, number, timeout, params, False, meta))
             waiter.number = number
             together = bool(self.waiting)
             self.waiting[number] = waiter
@@ -168,10 +197,23 @@ class Connection(ReceivingConnection):
             return
         del self.waiting[waiter.number]
         if not self._closed and not self.writer.take_back(waiter.number):
-            self._first_silent = min(self._first_silent, waiter.number)
-            cancel = {"op": "cancel", "id": waiter.number}
-            self.writer.queue(encode_request(Outgoing(OWN_CMDID, None, None, cancel, True)))
+            self.cancel(waiter.number)
         self._places_freed()
+
+    def cancel(self, number: int) -> None:
+        """Tell the server to stop the handler of a request that was sent."""
+        self._first_silent = min(self._first_silent, number)
+        self.tell({"op": "cancel", "id": number})
+
+    def tell(self, params: dict[str, Any]) -> None:
+        """Send a oneway request to gtcp's own command, together with other lines."""
+        if not self._closed:
+            self.writer.queue(encode_request(Outgoing(OWN_CMDID, None, None, params, True)))
+
+    def watch_deadline(self, deadline: float) -> None:
+        """Have a waiter told when its deadline passes, which is this one."""
+        if not self._closed and deadline < self._alarm.at:
+            self._alarm.by(deadline)
 
     def retire(self) -> None:
         """Take no more calls; close when those in flight have their replies."""
@@ -184,6 +226,10 @@ class Connection(ReceivingConnection):
         if not self.waiting and monotonic() - self._active > STALE_AFTER and not self._closed:
             self._on_readable()
         return self.usable
+
+    def is_silent(self, now: float, seconds: float) -> bool:
+        """Return whether the server's host acknowledges nothing, after so long without a reply."""
+        return now - self._active > seconds and unheard(self._sock)
 
     def _check_length(self, line: bytes, deadline: float | None) -> None:
         """Refuse a line that the server would refuse, together with the whole connection.
@@ -207,9 +253,9 @@ class Connection(ReceivingConnection):
     def _caller(self, deadline: float | None) -> Call:
         """The calling greenlet; raises BlockingSwitchOutError in a callback of the event loop."""
         caller = getcurrent()
-        if caller is self._hub or caller is self.keeper:  # it would wait for itself, for ever
+        if caller is self.hub or caller is self.keeper:  # it would wait for itself, for ever
             raise BlockingSwitchOutError("a call can't wait in a callback of the event loop")
-        return Call(deadline, self._hub)
+        return Call(deadline, self.hub)
 
     def _milliseconds_until(self, deadline: float) -> int:
         """The time left, as on the wire; raises CallTimeout when there is none."""
@@ -221,7 +267,7 @@ class Connection(ReceivingConnection):
     def _reply_outside_the_hub(self, call: Call) -> Reply | None:
         """Wait in the calling greenlet for the reply of the only call; None to wait in the hub."""
         written = call.number == self.writer.written
-        if self._notifiers or not written or not is_only_watcher(self._loop):
+        if self._notifiers or not written or not is_only_watcher(self._loop, self.watchers):
             return None
         seconds = OUTSIDE_HUB_SECONDS
         if call.deadline is not None:
@@ -229,6 +275,6 @@ class Connection(ReceivingConnection):
         if not self._busy_poll.wait(seconds):
             return None
         # Checked again: a signal handler may have run meanwhile, and may have done anything.
-        if is_only_watcher(self._loop) and self.waiting.keys() == {call.number}:
+        if is_only_watcher(self._loop, self.watchers) and self.waiting.keys() == {call.number}:
             self._on_readable()
         return call.outcome if isinstance(call.outcome, Reply) else None

@@ -1,4 +1,4 @@
-"""What a client's connection does when the event loop calls: replies, deadlines, refusals.
+"""A client connection's callbacks of the event loop: replies, deadlines, refusals.
 
 All of it runs in the connection's keeper, see ``closing.py``, and never blocks.
 """
@@ -41,6 +41,8 @@ class ReceivingConnection(ClosingConnection):
         if due and not self._closed:
             self._on_readable()
         for number, waiter in due:
+            if waiter.deadline is None:  # an item of a stream has arrived
+                continue
             for calls in (self.waiting, self._notifiers):
                 if calls.get(number) is waiter:
                     executed: Executed = "no"
@@ -124,8 +126,8 @@ class ReceivingConnection(ClosingConnection):
         for reply in replies:
             waiter = waiting.get(reply.id)  # type: ignore[arg-type]
             if waiter is not None:
-                waiter.deliver(reply)
-                waiting.pop(reply.id, None)  # type: ignore[arg-type]
+                if not waiter.deliver(reply):
+                    waiting.pop(reply.id, None)  # type: ignore[arg-type]
             elif reply.id is None:
                 self._on_line_without_id(reply)
             else:

@@ -5,14 +5,14 @@ Bytes and meaning only, no sockets.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from math import inf
 from typing import Any, TypeAlias
 
 import msgspec
 
-from gtcp.errors import ProtocolError, RemoteError, RemoteTimeout
+from gtcp.errors import CommandError, ProtocolError, RemoteError, RemoteTimeout, received
 from gtcp.protocol.framing import LineBuffer, depth_within, is_plain, is_utf8
 from gtcp.protocol.messages import (
     DEADLINE_EXCEEDED,
@@ -29,6 +29,9 @@ MAX_REPLY_DEPTH = 500
 
 #: Bytes of an unreadable line that an error message shows.
 MAX_SHOWN_BYTES = 40
+
+
+_NO_CLASSES: Mapping[int, type[CommandError]] = {}
 
 
 class Limits(msgspec.Struct):
@@ -119,8 +122,14 @@ def _cached_decoder(wanted: Any) -> Callable[[msgspec.Raw], Any]:
     return msgspec.json.Decoder(wanted).decode
 
 
-def error_of(reply: Reply) -> RemoteError:
-    """Return the exception for a reply whose code is not 0."""
+def error_of(reply: Reply, classes: Mapping[int, type[CommandError]] = _NO_CLASSES) -> RemoteError:
+    """Return the exception for a reply whose code is not 0.
+
+    Args:
+        classes: the errors of the application that have a class of their own, by code.
+    """
+    if reply.code in classes:
+        return received(classes[reply.code], reply.code, reply.message, reply.data)
     kind = RemoteTimeout if reply.code == DEADLINE_EXCEEDED else RemoteError
     return kind(reply.code, reply.message, reply.data)
 

@@ -1,4 +1,4 @@
-"""The two kinds of waiters for a reply: a greenlet, and an item of a stream."""
+"""Waiters for a reply: a greenlet; elsewhere a call of a pipeline, and a stream."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gtcp.protocol.messages import Reply
 
 
 class Waiter(Protocol):
-    """Something that waits for one reply.
+    """Something that waits for one reply, or for those of a stream.
 
     Attributes:
         deadline: when it stops waiting, monotonic seconds; None for never.
@@ -23,8 +23,12 @@ class Waiter(Protocol):
     deadline: float | None
     number: int
 
-    def deliver(self, outcome: Reply | GtcpError) -> None:
-        """Take the outcome. Must not switch greenlets; a second call changes nothing."""
+    def deliver(self, outcome: Reply | GtcpError) -> bool:
+        """Take the outcome; return whether it waits for more.
+
+        Must not switch greenlets. After an outcome that is the last, a further call changes
+        nothing.
+        """
 
 
 class Call(msgspec.Struct, eq=False):
@@ -36,13 +40,14 @@ class Call(msgspec.Struct, eq=False):
     outcome: Reply | GtcpError | None = None
     switch: Callable[[Any], object] | None = None
 
-    def deliver(self, outcome: Reply | GtcpError) -> None:
+    def deliver(self, outcome: Reply | GtcpError) -> bool:
         """Store the outcome, and have the greenlet resumed if it waits."""
         if self.outcome is None:
             self.outcome = outcome
         if self.switch is not None:
             # A callable in C: a signal handler can't raise between the event loop and it.
             self.hub.loop.run_callback(self.switch, None)
+        return False
 
     def wait(self) -> Reply:
         """Wait in the hub until there is an outcome; return the reply or raise the error."""

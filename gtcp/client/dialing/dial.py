@@ -183,7 +183,7 @@ def _tuned(sock: socket.socket, options: Options) -> socket.socket:
 
 def _connected(address: Address, history: AddressHistory, progress: Progress) -> socket.socket:
     if address.path:
-        return connect_unix(address.path)
+        return connect_unix(address.unix_name)
     progress.resolving = True
     endpoints = resolve(address.host, address.port)
     progress.resolving = False

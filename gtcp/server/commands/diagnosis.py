@@ -1,4 +1,4 @@
-"""What is wrong with a line that is not a request, in words for the person who sends it.
+"""Diagnosis of a line that is not a request, in words for the author of the client.
 
 The decoder's own messages name a position in the JSON text. Some are misleading: an empty line is
 reported as truncated, and so is a lone surrogate near the end of a line.
@@ -10,7 +10,7 @@ import re
 
 import msgspec
 
-#: What is expected of each key of a request, in the order of `docs/wire.md`.
+#: What is expected of each key of a request, in the order of `docs/reference/wire.md`.
 EXPECTED = {
     "cmdid": "an integer, or digits in a string",
     "id": "an integer of 64 bits, or a string",
@@ -18,6 +18,7 @@ EXPECTED = {
     "timeout": "milliseconds as an integer of 0 or more",
     "oneway": "true or false",
     "meta": "an object of strings",
+    "stream": "true or false",
 }
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -11,7 +10,8 @@ from greenlet import GreenletExit, getcurrent
 
 from gtcp.deadline import Carrier
 from gtcp.protocol.messages import Request
-from gtcp.server.commands.command import Handler, refuse_unsupported
+from gtcp.server.commands.annotations import check_arguments, name_of, refuse_unsupported
+from gtcp.server.commands.command import Handler
 from gtcp.server.ops.logger import SERVER
 
 log = logging.getLogger(SERVER)
@@ -56,9 +56,9 @@ class Hooks:
             TypeError: it is an async or generator function, or takes other arguments.
             RuntimeError: the server has started.
         """
-        called = _name(function)
+        called = name_of(function)
         refuse_unsupported(function, called, f"{name} takes a plain function")
-        _check_arguments(name, function, called)
+        check_arguments(name, function, ARGUMENTS[name])
         if self.fixed:
             raise RuntimeError(f"{name} {called}: the server has started already")
         self._functions[name].append(function)
@@ -83,8 +83,10 @@ class Hooks:
         def run(request: Request[Any]) -> Any:
             error: BaseException | None = None
             try:
+                request._source.refusable = True
                 for function in before:
                     function(request)
+                request._source.refusable = False
                 return handler(request)
             except BaseException as exc:  # also Cancelled
                 error = exc
@@ -112,9 +114,9 @@ class Hooks:
             except ENDING:
                 raise
             except BaseException as exc:  # a gevent.Timeout, too
-                log.debug("on_start %s failed", _name(function), exc_info=exc)
+                log.debug("on_start %s failed", name_of(function), exc_info=exc)
                 reason = " ".join(f"{type(exc).__name__}: {exc}".split())
-                raise StartError(f"on_start {_name(function)} failed: {reason}") from exc
+                raise StartError(f"on_start {name_of(function)} failed: {reason}") from exc
 
     def stop(self) -> None:
         """Run what runs at stop, in reverse order. Each is run; a failure is logged."""
@@ -125,7 +127,7 @@ class Hooks:
             except ENDING as exc:
                 ending = exc
             except BaseException as exc:
-                log.error("on_stop %s failed", _name(function), exc_info=exc)
+                log.error("on_stop %s failed", name_of(function), exc_info=exc)
         if ending is not None:
             raise ending
 
@@ -137,22 +139,4 @@ def _run_after(after: tuple[After, ...], request: Any, error: BaseException | No
             function(request, error)
         except BaseException as exc:  # as a handler, it may raise anything
             address = request.address
-            request._command.failures.log(f"after_request {_name(function)} raised", address, exc)
-
-
-def _name(function: Callable[..., Any]) -> str:
-    return getattr(function, "__name__", type(function).__name__)
-
-
-def _check_arguments(name: str, function: Callable[..., Any], called: str) -> None:
-    """Raise TypeError if the function can't be called with the arguments that it will get."""
-    expected = ARGUMENTS[name]
-    try:
-        inspect.signature(function).bind(*expected)
-    except ValueError:  # it is written in C and has no signature
-        return
-    except TypeError as exc:
-        if not callable(function):
-            raise TypeError(f"{name} takes a function, got {function!r}") from None
-        wanted = " and ".join(expected) or "no arguments"
-        raise TypeError(f"{name} {called} is called with {wanted}: {exc}") from None
+            request._command.failures.log(f"after_request {name_of(function)} raised", address, exc)

@@ -1,11 +1,13 @@
-"""What a program registers on its server: handlers, and functions that run around them."""
+"""The decorators of a server: handlers, and functions that run around them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from gtcp.errors import CommandError
 from gtcp.server.commands.handler import AnyLogger, Commands, HandlerT
 from gtcp.server.commands.hooks import FunctionT
+from gtcp.server.commands.middleware import MiddlewareT
 
 
 class Registration:
@@ -26,56 +28,121 @@ class Registration:
         logger: AnyLogger | None = None,
         allow: Iterable[str] | None = None,
         max_in_flight: int | None = None,
+        errors: Iterable[type[CommandError]] = (),
+        idempotent: bool = False,
+        deprecated: str | None = None,
     ) -> Callable[[HandlerT], HandlerT]:
-        """Register a handler; see :meth:`gtcp.Commands.handler`."""
+        """Decorate a handler: a function of one argument, or a ``BaseHandler`` subclass.
+
+        Args:
+            cmdid: the command's number, 1 or more.
+            run_to_end: do not cancel the handler when its deadline passes or its caller hangs up.
+            logger: logger for its failures; by default its class's ``logger``.
+            allow: identities of peers that may call it; None for all peers.
+            max_in_flight: maximum number of calls of it that run at a time in this process; None
+                for no limit of its own.
+            errors: the ``CommandError`` subclasses that it raises.
+            idempotent: running it twice does no harm.
+            deprecated: what to use instead; clients warn with it.
+
+        Returns:
+            A decorator that returns the handler unchanged.
+
+        Raises:
+            ValueError, TypeError, NotImplementedError, RuntimeError: as for
+                :meth:`gtcp.Commands.handler`, which has the details of all arguments.
+        """
         return self.commands.handler(
             cmdid,
             run_to_end=run_to_end,
             logger=logger,
             allow=allow,
             max_in_flight=max_in_flight,
+            errors=errors,
+            idempotent=idempotent,
+            deprecated=deprecated,
         )
 
     def include(self, commands: Commands) -> None:
-        """Take in every command of a table; see :meth:`gtcp.Commands.include`."""
+        """Add every command of a table; see :meth:`gtcp.Commands.include`.
+
+        Args:
+            commands: the table.
+
+        Raises:
+            TypeError, ValueError, RuntimeError: as for ``Commands.include``.
+        """
         self.commands.include(commands)
 
     def before_request(self, function: FunctionT) -> FunctionT:
-        """Decorate a function of one argument, the request: it is called before each handler.
+        """Decorate a function to be called before each handler.
 
-        It runs in the greenlet and the context of the handler, after all checks of gtcp's own
-        (``allow``, limits, params). What it returns is ignored. What it raises is answered as if
-        the handler had raised it; the handler does not run then, and further ``before_request``
-        functions do not either. Not called for gtcp's own commands (ping and the like).
+        It runs in the greenlet and the context of the handler, after gtcp's own checks (``allow``,
+        limits, params). An exception is answered as if the handler had raised it; the handler and
+        further ``before_request`` functions do not run then. It is not called for gtcp's own
+        commands, such as ping.
+
+        Args:
+            function: called as ``function(request)``; its return value is ignored.
+
+        Returns:
+            The function, unchanged.
 
         Raises:
-            TypeError: an async or generator function, or one that takes other arguments.
+            TypeError: an async or generator function, or one with other arguments.
             RuntimeError: the server has started.
         """
         return self.commands.hooks.add("before_request", function)
 
     def after_request(self, function: FunctionT) -> FunctionT:
-        """Decorate a function ``f(request, error)``: it is called after each handler.
+        """Decorate a function to be called after each handler.
 
-        It runs in the greenlet and the context of the handler, also when the handler was
-        cancelled, or did not run because a ``before_request`` function raised. ``error`` is what
-        the handler or that function raised (``CommandError``, ``Cancelled``, anything), or None.
+        It runs in the greenlet and the context of the handler, also if the handler was cancelled,
+        or did not run because a ``before_request`` function raised.
 
-        It is not cancelled itself, and calls that it makes inherit no deadline; it has until the
-        end of a drain. The reply is sent afterwards and is not changed by it: what it raises is
-        logged. Several are called in reverse order of registration, each of them whatever the
-        others raise.
+        It is not cancelled, and calls that it makes inherit no deadline. The reply is sent
+        afterwards and does not depend on it: its exceptions are logged. Several are called in
+        reverse order of registration; all of them run, even if one raises.
+
+        Args:
+            function: called as ``function(request, error)``, where ``error`` is the exception of
+                the handler or of a ``before_request`` function (``CommandError``, ``Cancelled`` or
+                any other), or None.
+
+        Returns:
+            The function, unchanged.
 
         Raises:
             TypeError, RuntimeError: as for ``before_request``.
         """
         return self.commands.hooks.add("after_request", function)
 
-    def on_start(self, function: FunctionT) -> FunctionT:
-        """Decorate a function without arguments: it is called once per start, before listening.
+    def middleware(self, function: MiddlewareT) -> MiddlewareT:
+        """Decorate a function to be called around all handlers of the server.
 
-        So once in each worker process, in the thread that serves; it may block. Several are called
-        in order of registration. When one raises, the server does not start.
+        Args:
+            function: called as ``function(request, call_next)``; see
+                :meth:`gtcp.Commands.middleware`.
+
+        Returns:
+            The function, unchanged.
+
+        Raises:
+            TypeError, RuntimeError: as for ``Commands.middleware``.
+        """
+        return self.commands.middleware(function)
+
+    def on_start(self, function: FunctionT) -> FunctionT:
+        """Decorate a function to be called at each start, before the server listens.
+
+        It runs once in each worker process, in the thread that serves, and may block. Several are
+        called in order of registration. If one raises, the server does not start.
+
+        Args:
+            function: called without arguments.
+
+        Returns:
+            The function, unchanged.
 
         Raises:
             TypeError, RuntimeError: as for ``before_request``.
@@ -83,10 +150,16 @@ class Registration:
         return self.commands.hooks.add("on_start", function)
 
     def on_stop(self, function: FunctionT) -> FunctionT:
-        """Decorate a function without arguments: it is called after the drain.
+        """Decorate a function to be called after the drain.
 
-        Also when the server could not start after its ``on_start`` functions were begun. Several
-        are called in reverse order of registration; what one raises is logged.
+        It also runs if an ``on_start`` function failed. Several are called in reverse order of
+        registration; exceptions are logged.
+
+        Args:
+            function: called without arguments.
+
+        Returns:
+            The function, unchanged.
 
         Raises:
             TypeError, RuntimeError: as for ``before_request``.

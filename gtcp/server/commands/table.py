@@ -16,11 +16,14 @@ from typing import Any, Union
 
 import msgspec
 
+from gtcp.contract.describe import describe
 from gtcp.protocol.framing import depth_within, is_plain, is_utf8
 from gtcp.protocol.messages import (
     BAD_REQUEST,
+    NOT_ALLOWED,
     NOT_FOUND,
     OWN_CMDID,
+    STREAMING_MISMATCH,
     UNREADABLE,
     WRONG_PARAMS,
     Envelope,
@@ -34,7 +37,8 @@ from gtcp.protocol.messages import (
 )
 from gtcp.server.commands.command import Command
 from gtcp.server.commands.diagnosis import EXPECTED, why_not_a_request, without_values
-from gtcp.server.commands.outcome import Refused
+from gtcp.server.commands.outcome import Refusal
+from gtcp.server.commands.streaming import mismatch
 from gtcp.server.ops.logger import SERVER
 
 log = logging.getLogger(SERVER)
@@ -88,7 +92,7 @@ class Rejection:
         if self.fatal:
             self._source.connection.on_protocol_error(self.reply)
         else:
-            raise Refused(self.reply.code, self.reply.message, self.reply.data)
+            raise Refusal(self.reply.code, self.reply.message, self.reply.data)
 
 
 Item = Request[Any] | Rejection
@@ -104,7 +108,7 @@ def keeps_order(item: Item) -> bool:
         return False
     if isinstance(item, Rejection):
         return not item.fatal
-    return not (item.oneway and is_cancel(item))
+    return not (item.oneway and (is_cancel(item) or is_credit(item)))
 
 
 def is_cancel(item: Item) -> bool:
@@ -112,6 +116,13 @@ def is_cancel(item: Item) -> bool:
     if item.cmdid != OWN_CMDID or isinstance(item, Rejection):
         return False
     return bool(item.params.op == "cancel")
+
+
+def is_credit(item: Item) -> bool:
+    """Return whether it is gtcp's own request to let a stream send more."""
+    if item.cmdid != OWN_CMDID or isinstance(item, Rejection):
+        return False
+    return bool(item.params.op == "credit")
 
 
 def runs_to_end(item: Item) -> bool:
@@ -124,6 +135,8 @@ class OwnParams(msgspec.Struct):
 
     op: str = "ping"
     id: int | str | None = None
+    form: str = "schemas"
+    n: Any = None  # credit that makes no sense is ignored
 
 
 class Table:
@@ -141,7 +154,7 @@ class Table:
         # A text that nests n deep has at least 2n characters.
         self._short = min(2 * max_depth, self._longest)
         self.commands = {command.cmdid: command for command in [own, *commands]}
-        self._description: msgspec.Raw | None = None
+        self._descriptions: dict[str, msgspec.Raw] = {}
         types_ = tuple(each.request_type for each in self.commands.values())
         decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(Union[types_])  # noqa: UP007
         self._decode = decoder.decode
@@ -185,13 +198,29 @@ class Table:
         request._source = Source(connection, data, arrived)
         return request
 
-    def describe(self) -> msgspec.Raw:
-        """Return the answer to ``{"op": "commands"}``, encoded once."""
-        if self._description is None:
-            own = self.commands[OWN_CMDID]
-            rows = [each.describe() for each in self.commands.values() if each is not own]
-            self._description = msgspec.Raw(encode(rows))
-        return self._description
+    def describe(self, form: str = "schemas") -> msgspec.Raw:
+        """Return the answer to ``{"op": "commands"}``, encoded once.
+
+        Args:
+            form: "schemas" for a list with JSON Schemas, "contract" for what ``gtcp schema``
+                prints, "names" for a list of what calls by name need.
+
+        Raises:
+            Refusal: there is no such form.
+        """
+        if form not in self._descriptions:
+            self._descriptions[form] = msgspec.Raw(encode(self._description(form)))
+        return self._descriptions[form]
+
+    def _description(self, form: str) -> Any:
+        rows = [each for each in self.commands.values() if each.cmdid != OWN_CMDID]
+        if form == "schemas":
+            return [each.describe() for each in rows]
+        if form == "contract":
+            return describe(rows)
+        if form == "names":
+            return [each.describe_briefly() for each in rows]
+        raise Refusal(WRONG_PARAMS, "unknown form: expected schemas, contract or names")
 
     def log_notices(self) -> None:
         """Log what the authors of the commands should know."""
@@ -252,6 +281,8 @@ class Table:
         command = self.commands.get(cmdid)
         if command is None:
             return Rejection(NOT_FOUND, f"unknown cmdid {str(cmdid)[:20]}", envelope)
+        if envelope.stream and not command.streaming:
+            return Rejection(STREAMING_MISMATCH, mismatch(streaming=False), envelope)
         return self._request(command, envelope, line)
 
     def _request(self, command: Command, envelope: Envelope, line: bytes) -> Item:
@@ -259,6 +290,8 @@ class Table:
         for name in _OPTIONAL:
             if fields.get(name) == _NULL:
                 del fields[name]
+        if not command.streaming:
+            fields.pop("stream", None)
         fields["cmdid"] = msgspec.Raw(b"%d" % command.cmdid)
         if fields.get("params") == _NULL and not command.takes_null:
             del fields["params"]
@@ -275,17 +308,25 @@ class Table:
         return Rejection(WRONG_PARAMS, f"wrong params: {why}", envelope)
 
     def _own(self, request: Request[OwnParams]) -> Any:
-        """gtcp's own commands: ping (the default), commands, limits, cancel."""
+        """gtcp's own commands: ping (the default), commands, limits, health, ..."""
         op = request.params.op
         if op == "ping":
             return "pong"
         if op == "commands":
-            return self.describe()
+            return self.describe(request.params.form)
         if op == "limits":
             return {"max_line_bytes": self._max_line_bytes, "max_depth": self.max_depth}
         if op == "cancel":
             return request._source.connection.cancel(request.params.id)
-        raise Refused(WRONG_PARAMS, "unknown op: expected ping, commands, limits or cancel")
+        if op == "credit":
+            return request._source.connection.credit(request.params.id, request.params.n)
+        if op in ("health", "status", "stacks"):
+            answer = request._source.connection.describe(op)
+            if answer is None:
+                raise Refusal(NOT_ALLOWED, "only operators may see that: see the setting operators")
+            return answer
+        known = "ping, commands, limits, health, status, stacks, cancel or credit"
+        raise Refusal(WRONG_PARAMS, f"unknown op: expected {known}")
 
 
 def _number(cmdid: int | float | str) -> int | None:

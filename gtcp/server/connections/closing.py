@@ -7,9 +7,8 @@ Life of a connection::
       ├──► half-closed (the peer sent FIN: calls with an id are cancelled, others get a moment)
       └──► closed (reset, or the peer does not take its replies: all calls are cancelled)
 
-Lingering: this side is shut down, and what still arrives is discarded until the peer closes too or
-a moment has passed. Closing immediately would send a reset, which can destroy the last reply in
-the peer's receive buffer.
+Lingering: this side is shut down, and what arrives is discarded until the peer closes or a moment
+has passed. Closing immediately would send a reset, which can destroy replies on their way.
 """
 
 from __future__ import annotations
@@ -29,10 +28,11 @@ from gtcp.server.commands.table import Item, Rejection, is_cancel, runs_to_end
 from gtcp.server.connections.context import Context
 from gtcp.server.connections.followers import Followers
 from gtcp.server.connections.in_flight import ServingGreenlet
+from gtcp.server.connections.inspection import inspect
 from gtcp.server.connections.pending import PendingRequests
 from gtcp.server.connections.reader import RequestReader
 from gtcp.server.connections.write_buffer import WriteBuffer
-from gtcp.server.ops.logger import escape
+from gtcp.server.ops.logger import MAX_IDENTITY_CHARS, escape
 from gtcp.transport.identity import Peer, fits
 from gtcp.transport.sockets import READ, Stream, close_quietly, has_unread, peer_of
 
@@ -42,11 +42,8 @@ RESET = struct.pack("ii", 1, 0)
 #: Seconds that a peer has to close its side: after a goodbye, and after a protocol error.
 GOODBYE_SECONDS, REFUSED_SECONDS = 0.25, 2.0
 
-#: Characters of a refused peer's identity that are logged.
-MAX_IDENTITY_CHARS = 200
-
-#: Seconds that queued requests have to take for them to be dropped when their peer hangs up. What
-#: takes less runs, so that it does not depend on when the end of the stream arrives.
+#: Seconds of queued requests that are dropped when their peer hangs up. Less is run, so that the
+#: outcome does not depend on when the end of the stream arrives.
 LONG_SECONDS = 0.1
 
 
@@ -127,6 +124,8 @@ class ClosingConnection:
         return not self._closed and bool(self._watcher.active)
 
     leader: ServingGreenlet | None
+    credit: Callable[..., None]  # added by `StreamingConnection`
+    stream: Callable[..., None]
 
     def on_blocked(self) -> None:
         """The leader's handler has blocked: its request is in flight. Called in the hub."""
@@ -140,10 +139,14 @@ class ClosingConnection:
         """Receive while the connection is queued; called in the hub."""
         raise NotImplementedError
 
+    def describe(self, op: str) -> object:
+        """Return the answer to gtcp's own ``op``; None if the peer may not know."""
+        return inspect(self._context, self.peer, op)
+
     # What the server, the peer and the clock do
 
     def go_away(self) -> None:
-        """Tell the peer that what has no reply after this line did not run, then close.
+        """Send the goodbye line, after which requests without a reply did not run, and close.
 
         Calls in flight are answered first: the line must be true even if the process is killed
         right after it. Until it is sent, requests with an id get a 503 each.
@@ -158,8 +161,8 @@ class ClosingConnection:
     def on_protocol_error(self, reply: Failure) -> None:
         """Answer what can't be read as a request. Nothing that follows runs."""
         if not self.leaving:
-            message = "%s: %s; closing"
-            self._context.rate_limited_log.warning(message, self.address, reply.message)
+            log = self._context.rate_limited_log
+            log.warning("%s: %s; closing", self.address, reply.message)
         self.refuse(reply)
 
     def refuse(self, reply: Failure) -> None:
@@ -257,11 +260,9 @@ class ClosingConnection:
         """Return whether the peer may call this command; log it if it may not."""
         if command.allow is None or fits(self.peer.names, command.allow):
             return True
+        who = escape(self.peer.identity or "no known identity", MAX_IDENTITY_CHARS)
         self._context.rate_limited_log.warning(
-            "%s (%s): may not call cmdid %d",
-            self.address,
-            escape(self.peer.identity or "no known identity", MAX_IDENTITY_CHARS),
-            command.cmdid,
+            "%s (%s): may not call cmdid %d", self.address, who, command.cmdid
         )
         return False
 
@@ -297,7 +298,7 @@ class ClosingConnection:
         self._wind_up()
 
     def _turn_away(self, items: Iterable[Item]) -> None:
-        """Tell requests with an id that they do not run; without an id the goodbye does."""
+        """Answer requests with an id by 503; the goodbye is the answer to the others."""
         for item in items:
             if isinstance(item, Rejection) and item.fatal:
                 self._turning_away = False
@@ -305,9 +306,8 @@ class ClosingConnection:
                 assert isinstance(item, Request)
                 self.cancel(item.params.id)
             elif item.id is not None and not item.oneway and self._turning_away:
-                reply = Failure(GOING_AWAY, "going away", item.id)
-                if isinstance(item, Rejection):
-                    reply = item.reply
+                going = Failure(GOING_AWAY, "going away", item.id)
+                reply = item.reply if isinstance(item, Rejection) else going
                 self.writer.lines.append(encode(reply))
         self.writer.flush_soon()
 
@@ -327,8 +327,7 @@ class ClosingConnection:
 
     def _is_finished(self) -> bool:
         # A leader may run a handler that has blocked since the hub has looked.
-        serving = self.leader is not None or self.ordered is not None
-        busy = serving or self.in_flight or self.pending
+        busy = self.leader or self.ordered is not None or self.in_flight or self.pending
         return self._closed or (self.ending and not busy)
 
     def _on_grace_over(self) -> None:

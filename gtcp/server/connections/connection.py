@@ -26,8 +26,8 @@ from gtcp.server.connections.context import Context
 from gtcp.server.connections.followers import Followers
 from gtcp.server.connections.in_flight import ServingGreenlet
 from gtcp.server.connections.overload import late
-from gtcp.server.connections.receiving import ReceivingConnection
 from gtcp.server.connections.scheduler import SLICE_SECONDS
+from gtcp.server.connections.streams import StreamingConnection
 from gtcp.server.ops.background_log import log_bug, log_left_behind
 from gtcp.transport.identity import Peer
 from gtcp.transport.sockets import Stream
@@ -38,7 +38,7 @@ from gtcp.transport.sockets import Stream
 FLUSH_BYTES = 2048
 
 
-class Connection(ReceivingConnection):
+class Connection(StreamingConnection):
     """One accepted socket. Belongs to the hub of the server's thread.
 
     Attributes:
@@ -52,6 +52,7 @@ class Connection(ReceivingConnection):
     ) -> None:
         super().__init__(sock, address, context, Followers(self._follow), peer)
         self.leader: ServingGreenlet | None = None
+        self.streams = set()
         self._hub: Any = get_hub()
 
     # The owner

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import random
 from collections import Counter
 from collections.abc import Collection, Iterator
 from math import inf
@@ -12,13 +11,16 @@ from typing import Any
 
 from gevent import get_hub, spawn
 
+from gtcp.jitter import uniform
 from gtcp.server.commands.table import Table
 from gtcp.server.connections.in_flight import InFlight
 from gtcp.server.connections.overload import Durations
 from gtcp.server.connections.scheduler import Scheduler
 from gtcp.server.ops.access_log import AccessLog
 from gtcp.server.ops.background_log import RateLimitedLog, do_not_print_refusals
+from gtcp.server.ops.health import Health
 from gtcp.server.ops.logger import SERVER
+from gtcp.server.ops.metrics import Both, Metrics
 from gtcp.server.settings import Settings
 from gtcp.transport.address import host_of
 
@@ -59,17 +61,31 @@ class Context:
         hosts: open connections by the host of the peer.
         entering: connections that have not passed the handshake.
         draining: whether the server stops: new connections get a goodbye and are closed.
+        health: what others are told of the server.
         stopped: whether the drain is over: what still runs is killed.
         handled_before: requests of connections that are closed.
+        metrics: what is counted, with the setting ``admin``; else None.
+        operations: the admin port, with that setting; else None.
+        began: when it was created, monotonic seconds.
+        exposed: whether other hosts can reach the server.
+        registered: the entry in ZooKeeper, with the setting ``register``.
+        ignored_credit: grants of credit that were ignored: not a number of items, or for no stream.
     """
 
-    def __init__(self, table: Table, settings: Settings) -> None:
+    def __init__(self, table: Table, settings: Settings, health: Health | None = None) -> None:
         self.table = table
+        self.health = health or Health()
         self.settings = settings
         self.scheduler = Scheduler()
         self.durations = Durations()
         self.in_flight = InFlight(settings.max_in_flight, settings.max_in_flight_per_connection)
-        self.access = AccessLog() if settings.access_log else None
+        self.operations: Any = None
+        self.registered: Any = None
+        self.began = monotonic()
+        self.exposed = True
+        self.metrics = Metrics(_names(table)) if settings.admin else None
+        access_log = AccessLog(_names(table)) if settings.access_log else None
+        self.access = _observer(access_log, self.metrics)
         self.rate_limited_log = RateLimitedLog(log)
         self.connections: set[Any] = set()
         self.watched: set[Any] = set()
@@ -80,7 +96,7 @@ class Context:
         self.max_connections = inf if limit is None else limit
         self.entering = 0
         self.draining = self.stopped = False
-        self.handled_before = 0
+        self.handled_before = self.ignored_credit = 0
         self._report_timer: Any = get_hub().loop.timer(REPORT_SECONDS, REPORT_SECONDS, ref=False)
         self._report_timer.start(self._report_failures)
         do_not_print_refusals()
@@ -105,6 +121,11 @@ class Context:
         """Whether another refused connection may linger."""
         return len(self.refused) < MAX_REFUSED
 
+    @property
+    def is_flooded(self) -> bool:
+        """Whether connections are closed without a refusal: even those exceed a limit."""
+        return self.admitted >= self.max_connections and not self.may_linger
+
     def opened(self, connection: Any) -> None:
         """Count a connection that has passed the handshake."""
         self.connections.add(connection)
@@ -114,7 +135,7 @@ class Context:
         """Return an idle timeout; it varies by 10 percent, so that connections opened together do
         not close together."""
         seconds = self.settings.idle_timeout
-        return None if seconds is None else seconds * random.uniform(0.9, 1.1)
+        return None if seconds is None else seconds * uniform(0.9, 1.1)
 
     def next_end_of_age(self) -> float:
         """Return when a connection opened now is old, monotonic seconds; infinite for never.
@@ -123,7 +144,7 @@ class Context:
         together again.
         """
         seconds = self.settings.max_connection_age
-        return inf if seconds is None else monotonic() + seconds * random.uniform(0.8, 1.2)
+        return inf if seconds is None else monotonic() + seconds * uniform(0.8, 1.2)
 
     def refuse(self, connection: Any) -> None:
         """Count a connection out that is refused: it must not keep others out."""
@@ -158,6 +179,8 @@ class Context:
     def close(self) -> None:
         """Stop the timers and watchers."""
         self.stopped = True
+        if self.operations is not None:
+            self.operations.close()
         self.in_flight.close()
         self.scheduler.close()
         self._stop_reports()
@@ -168,6 +191,8 @@ class Context:
 
     def abandon(self) -> None:
         """Stop the timers and watchers in a forked child, where nothing may run."""
+        if self.operations is not None:
+            self.operations.abandon()
         self.in_flight.close()
         self.scheduler.abandon()
         self._stop_reports()
@@ -183,3 +208,14 @@ class Context:
         for command in self.table.commands.values():
             if command.failures.due(now):
                 spawn(command.failures.report, now)
+
+
+def _names(table: Table) -> dict[int, str]:
+    return {cmdid: command.name for cmdid, command in table.commands.items()}
+
+
+def _observer(access_log: AccessLog | None, metrics: Metrics | None) -> Any:
+    """Return the observer of answered requests; None if there is none."""
+    if access_log is not None and metrics is not None:
+        return Both(metrics, access_log)
+    return access_log or metrics

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Collection
 from math import inf
 from time import monotonic
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
 from gevent import Greenlet, get_hub
 
@@ -29,6 +29,13 @@ R = TypeVar("R")
 CLOSE_SECONDS = 0.002
 
 
+class Streaming(Protocol):
+    """The part of a stream that its greenlet uses."""
+
+    def wake(self) -> None:
+        """Have the handler go on, if it has to wait no longer."""
+
+
 class ServingGreenlet(Greenlet, Carrier):  # type: ignore[type-arg]
     """A greenlet that serves a connection: its owner, or a follower.
 
@@ -40,12 +47,14 @@ class ServingGreenlet(Greenlet, Carrier):  # type: ignore[type-arg]
         stopping: whether it was decided to cancel the request in flight.
         stopped: the reply of a request that was cancelled.
         forked: whether this is a forked child, which may not answer.
+        stream: the stream whose handler it runs, or None.
         shields, deferred: of the running handler; see ``Carrier``.
     """
 
     # Set for each request: a greenlet's __dict__ would be slower.
     __slots__ = (
         "deadline", "deferred", "forked", "request", "returned", "shields", "stopped", "stopping",
+        "stream",
     )  # fmt: skip
 
     spawning_stack_limit = 0  # nobody looks at where the listener spawned it
@@ -56,6 +65,7 @@ class ServingGreenlet(Greenlet, Carrier):  # type: ignore[type-arg]
         self.returned = self.stopping = self.forked = False
         self.deadline: float | None = None
         self.stopped: Failure | None = None
+        self.stream: Streaming | None = None
         self.shields = 0
         self.deferred: BaseException | None = None
 
@@ -117,25 +127,30 @@ class ServingGreenlet(Greenlet, Carrier):  # type: ignore[type-arg]
         expired = self.deadline is not None and self.deadline <= now
         return expired or self.stopping or self.stopped is not None
 
-    def stop_soon(self, why: str) -> None:
+    def stop_soon(self, why: str, reply: Failure | None = None) -> None:
         """Cancel the request in flight from a callback of the loop, unless it ends before.
 
         Not immediately: the caller may run in a greenlet that must not be left.
+
+        Args:
+            reply: what its caller receives; by default 408, and why.
         """
         self.stopping = True
-        get_hub().loop.run_callback(self._stop, self.request, why)
+        get_hub().loop.run_callback(self._stop, self.request, why, reply)
 
-    def _stop(self, request: Item | None, why: str) -> None:
+    def _stop(self, request: Item | None, why: str, reply: Failure | None = None) -> None:
         """Raise ``Cancelled`` where the handler of this request waits; called in the hub.
 
-        In a ``gtcp.shield`` it is raised when the shield ends.
+        In a ``gtcp.shield`` it is raised when the shield ends; a stream does not wait there.
         """
         if request is None or request is not self.request or self.returned:
             return
         if self.stopped is None:
-            self.stopped = Failure(DEADLINE_EXCEEDED, why, request.id)
+            self.stopped = reply or Failure(DEADLINE_EXCEEDED, why, request.id)
             self.deadline = None
             interrupt(self, self, Cancelled(why))
+            if self.deferred is not None and self.stream is not None:
+                self.stream.wake()
 
 
 class InFlight(Collection[ServingGreenlet]):
@@ -180,6 +195,15 @@ class InFlight(Collection[ServingGreenlet]):
             self._alarm.by(greenlet.deadline)
         if self._stopped:
             greenlet.stop_soon("the server stops")
+
+    def move_deadline(self, greenlet: ServingGreenlet) -> None:
+        """Watch another deadline of a request, if it is in flight and not cancelled."""
+        request = greenlet.request
+        if greenlet not in self._greenlets or request is None or greenlet.stopped is not None:
+            return
+        greenlet.deadline = request.deadline
+        if greenlet.deadline is not None:
+            self._alarm.by(greenlet.deadline)
 
     def remove(self, greenlet: ServingGreenlet) -> None:
         """Forget a request that is answered."""

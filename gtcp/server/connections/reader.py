@@ -7,7 +7,7 @@ from typing import Any
 
 from gtcp.protocol.framing import LineBuffer
 from gtcp.protocol.messages import BAD_REQUEST, TOO_LARGE, Origin, Request, Source
-from gtcp.server.commands.table import Item, Rejection, Table, is_cancel
+from gtcp.server.commands.table import Item, Rejection, Table, is_cancel, is_credit
 
 NO_PROXY = "a PROXY header is not taken from this address, which is not in proxy_from"
 
@@ -90,7 +90,7 @@ class RequestReader:
         Args:
             arrived: when the lines arrived, monotonic seconds.
             cancel: called for each cancellation among several requests, with the requests before
-                it: it takes effect before those run.
+                it: it takes effect before those run. Credit takes effect at once, too.
         """
         if self.is_over:
             return []
@@ -103,11 +103,24 @@ class RequestReader:
                     assert isinstance(item, Request)
                     cancel(item.params.id, items[:place])
                     item.params.id = None  # when it is answered, its id may be in use again
+        if lines.find(b'"credit"') >= 0:
+            items = self._with_credit(items)
         if self.buffer.overflow or self._wrong:
             items.append(self._protocol_error(arrived))
         if items and isinstance(items[-1], Rejection) and items[-1].fatal:
             self.is_over = True
         return items
+
+    def _with_credit(self, items: list[Item]) -> list[Item]:
+        """Have the grants of credit that want no reply take effect; return the other requests."""
+        others: list[Item] = []
+        for item in items:
+            if item.oneway and is_credit(item):
+                assert isinstance(item, Request)
+                self._connection.credit(item.params.id, item.params.n, others)
+            else:
+                others.append(item)
+        return others
 
     def _protocol_error(self, arrived: float) -> Rejection:
         too_long = f"a request line may have at most {self._max_line_bytes} bytes"

@@ -140,4 +140,4 @@ class ReceivingConnection(ClosingConnection):
             self.writer.lines.append(line)
         if self._context.access is not None and head.cmdid is not None:
             sent = len(line) + bool(line)
-            self._context.access.note_refused(self.address, head.cmdid, reply.code, size, sent)
+            self._context.access.note_refused(self.address, head.cmdid, reply, size, sent)

@@ -9,10 +9,11 @@ Handlers run inline in the greenlet of their connection. Two things need a view 
   that watcher: gevent's own callbacks have run by then, and what a handler would schedule would
   wait for the next event.
 
-- **CPU-bound handlers.** A connection with requests that can't run now joins the run queue. Its
-  zero timer serves the connections in rotation, each for a slice of 2 ms, for about 5 ms in each
-  iteration of the loop; timers, signals and other connections are served in between. Quick handlers
-  are never queued, however many connections are ready: see ``over_budget``.
+- **CPU-bound handlers.** A connection with requests that can't run now joins the run queue, and so
+  does a stream whose slice is over. A zero timer serves them in rotation, each for a slice (2 ms),
+  for about 5 ms in each iteration of the loop; timers, signals and other connections are served in
+  between. Quick handlers are never queued, however many connections are ready: see
+  ``over_budget``.
 
 gevent's libuv loop has no ``prepare`` and ``check`` watchers and is not supported.
 """
@@ -50,17 +51,22 @@ def check_loop() -> None:
         )
 
 
-class Schedulable(Protocol):
+class Queueable(Protocol):
+    """Something that can wait in the run queue: a connection, or a stream."""
+
+    queued: bool
+
+    def resume(self) -> None:
+        """Switch into the greenlet that runs its handler."""
+
+
+class Schedulable(Queueable, Protocol):
     """The part of a connection that the scheduler uses."""
 
     leader: Any
-    queued: bool
 
     def on_blocked(self) -> None:
         """A handler of its leader has blocked."""
-
-    def resume(self) -> None:
-        """Switch into a greenlet that serves the connection."""
 
 
 class Scheduler:
@@ -82,7 +88,7 @@ class Scheduler:
         self.serving: list[Schedulable] = []
         self.served = 0
         self.queued: Counter[int | None] = Counter()
-        self._queue: deque[Schedulable] = deque()
+        self._queue: deque[Queueable] = deque()
         self.arrived = monotonic()
         self._poll_started = self._poll_ended = self.arrived
         self.budget_ends = self.arrived + BUDGET_SECONDS
@@ -97,6 +103,15 @@ class Scheduler:
     def __len__(self) -> int:
         return len(self._queue)
 
+    @property
+    def awake_since(self) -> float | None:
+        """When the last poll ended, monotonic seconds; None while the loop polls.
+
+        Another thread may ask.
+        """
+        ended = self._poll_ended
+        return None if self._poll_started > ended else ended
+
     def over_budget(self, now: float) -> bool:
         """Return whether requests that are ready should queue: this iteration's handlers are slow.
 
@@ -108,10 +123,10 @@ class Scheduler:
         spent = thread_time() - self._poll_ended_cpu
         return spent > BUDGET_SECONDS and spent > SLOW_SECONDS * self.served
 
-    def enqueue(self, connection: Schedulable) -> None:
-        """Have the connection resumed after those that are queued already."""
-        connection.queued = True
-        self._queue.append(connection)
+    def enqueue(self, item: Queueable) -> None:
+        """Have it resumed after those that are queued already."""
+        item.queued = True
+        self._queue.append(item)
         if not self._timer.active:
             self._timer.start(self._run_queue)
 
@@ -124,15 +139,15 @@ class Scheduler:
                 connection.on_blocked()
 
     def close(self) -> None:
-        """Stop watching the loop. Connections in the queue are resumed once more, to end."""
+        """Stop watching the loop. What is in the queue is resumed once more, to end."""
         for watcher in (self._prepare, self._check, self._timer):
             watcher.stop()
             watcher.close()
         loop: Any = get_hub().loop
         while self._queue:
-            connection = self._queue.popleft()
-            connection.queued = False
-            loop.run_callback(connection.resume)
+            item = self._queue.popleft()
+            item.queued = False
+            loop.run_callback(item.resume)
 
     def abandon(self) -> None:
         """Forget the connections, in a forked child: they are the parent's."""
@@ -159,9 +174,9 @@ class Scheduler:
         until = thread_time() + BUDGET_SECONDS
         try:
             while self._queue:
-                connection = self._queue.popleft()
-                connection.queued = False
-                connection.resume()
+                item = self._queue.popleft()
+                item.queued = False
+                item.resume()
                 self.find_blocked()
                 if thread_time() >= until:
                     break

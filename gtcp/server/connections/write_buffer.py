@@ -7,14 +7,20 @@ when the socket is writable. Meanwhile the connection is not read from, which bo
 from __future__ import annotations
 
 import socket
+from select import POLLOUT
 from time import monotonic
 from typing import Any, Protocol
 
 from gevent import get_hub
 
-from gtcp.transport.sockets import WRITE, Stream
+from gtcp.transport.sockets import WRITE, Stream, new_poller
 
 NOTHING = memoryview(b"")
+
+#: Bytes that the kernel may have taken and not sent when a line follows a long one.
+UNSENT_BYTES = 65536
+
+TCP_NOTSENT_LOWAT: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 
 #: Replies of blocked handlers are collected for one ``send`` per loop iteration, up to so many.
 MAX_COLLECTED = 100
@@ -41,7 +47,10 @@ class WriteBuffer:
         blocked_since: when the kernel stopped taking data, monotonic seconds; else None.
     """
 
-    __slots__ = ("_flush_due", "_owner", "_sock", "_unsent", "_watcher", "blocked_since", "lines")
+    __slots__ = (
+        "_flush_due", "_owner", "_sock", "_unsent", "_unsent_limited", "_watcher", "blocked_since",
+        "lines",
+    )  # fmt: skip
 
     def __init__(self, sock: Stream, owner: Owner) -> None:
         self.lines: list[bytes] = []
@@ -49,6 +58,7 @@ class WriteBuffer:
         self._sock = sock
         self._owner: Owner | None = owner  # None when closed
         self._unsent = NOTHING
+        self._unsent_limited = False  # see `wait_until_sent`
         self._flush_due = False
         self._watcher: Any = None
         if hasattr(sock, "on_unsent"):  # TLS, which sends answers of its own
@@ -56,7 +66,7 @@ class WriteBuffer:
 
     @property
     def empty(self) -> bool:
-        """Whether the kernel has all."""
+        """Whether the kernel has taken all replies."""
         return not (self.lines or self._unsent)
 
     def flush(self) -> None:
@@ -76,8 +86,30 @@ class WriteBuffer:
             self._flush_due = True
             get_hub().loop.run_callback(self._flush_due_lines)
 
+    def wait_until_sent(self) -> None:
+        """Count as blocked until the kernel has sent most of what it has taken.
+
+        What the kernel takes of a long line while the peer reads nothing is kept there. Of the next
+        line it would take a part only, and the rest would be kept here.
+        """
+        if self._owner is None or self.blocked_since is not None:
+            return
+        self._count_as_writable_below(UNSENT_BYTES)
+        poller = new_poller()
+        poller.register(self._sock.fileno(), POLLOUT)
+        if poller.poll(0):
+            self._count_as_writable_below(0)  # the default
+        else:
+            self._unsent_limited = True
+            self._block()
+
+    def _count_as_writable_below(self, unsent_bytes: int) -> None:
+        """Have the socket count as writable while less is unsent; not for unix sockets."""
+        if TCP_NOTSENT_LOWAT is not None and self._sock.family != socket.AF_UNIX:
+            self._sock.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, unsent_bytes)
+
     def half_close(self) -> bool:
-        """Tell the peer that nothing follows; return False when the connection is broken."""
+        """Shut down the sending side; return False when the connection is broken."""
         try:
             self._sock.shutdown(socket.SHUT_WR)
         except OSError:
@@ -125,6 +157,9 @@ class WriteBuffer:
 
     def _on_writable(self) -> None:
         rest, self._unsent = self._unsent, NOTHING
+        if self._unsent_limited:
+            self._unsent_limited = False
+            self._count_as_writable_below(0)
         self._watcher.stop()
         self.blocked_since = None
         if self._owner is not None:

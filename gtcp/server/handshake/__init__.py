@@ -1,4 +1,4 @@
-"""What a new peer passes before its first request.
+"""The steps of a new connection before its first request.
 
 Read ``admission`` (networks, number of connections), then ``steps`` (PROXY header, TLS, secret)
 and ``proxy_header``.

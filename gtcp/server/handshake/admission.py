@@ -15,12 +15,11 @@ import gevent
 from gevent import getcurrent
 
 from gtcp.protocol.messages import OVERLOADED, Failure, encode
-from gtcp.server.connections.closing import MAX_IDENTITY_CHARS
 from gtcp.server.connections.connection import Connection
 from gtcp.server.connections.context import Context
-from gtcp.server.handshake.steps import Entrant, Handshake, Refused
+from gtcp.server.handshake.steps import Entrant, Handshake, Refusal
 from gtcp.server.ops.background_log import log_bug
-from gtcp.server.ops.logger import escape
+from gtcp.server.ops.logger import MAX_IDENTITY_CHARS, escape
 from gtcp.transport.address import host_of, of_peer
 from gtcp.transport.sockets import close_quietly, tune
 
@@ -29,7 +28,7 @@ POLL_SECONDS = 0.01
 
 
 class Admission:
-    """Lets new connections in, or tells their peers why not. Belongs to the server's hub.
+    """Admits new connections, or refuses them with a reason. Belongs to the server's hub.
 
     Args:
         context: where connections are counted.
@@ -51,7 +50,7 @@ class Admission:
         entrant = Entrant(sock, of_peer(name))
         try:
             connection = self._admit(entrant)
-        except Refused as exc:
+        except Refusal as exc:
             connection = self._refuse(entrant, exc)
         except OSError as exc:
             # A peer that connects and closes is a load balancer's health check.
@@ -88,7 +87,7 @@ class Admission:
         """Return the connection when its peer may connect; None when it has gone.
 
         Raises:
-            Refused: the peer may not connect.
+            Refusal: the peer may not connect.
             OSError: the connection broke, or the handshake failed.
         """
         context, handshake = self._context, self._handshake()
@@ -101,7 +100,7 @@ class Admission:
         if not proxied:
             handshake.check_network(entrant)
         if reason := context.too_many(host or ""):
-            raise Refused(OVERLOADED, reason, handshake.refuses_silently(entrant))
+            raise Refusal(OVERLOADED, reason, handshake.refuses_silently(entrant))
         if handshake.waits(entrant):
             self._run_handshake(handshake, entrant, host)
         handshake.check_identity(entrant)
@@ -142,9 +141,11 @@ class Admission:
             if host is not None:
                 context.one_less_of(host)
 
-    def _refuse(self, entrant: Entrant, refused: Refused) -> Connection | None:
+    def _refuse(self, entrant: Entrant, refused: Refusal) -> Connection | None:
         """Return a connection that tells the peer why, then closes; None if it can't be told."""
         code, message, *silently = refused.args
+        if self._context.metrics is not None:
+            self._context.metrics.note_connection_refused(code, message)
         self._log_end(entrant, message)
         if any(silently):
             return None

@@ -1,4 +1,4 @@
-"""The PROXY protocol's header: who the client behind a load balancer really is.
+"""The header of the PROXY protocol: the address of the client behind a load balancer.
 
 Versions 1 (a line of text) and 2 (binary), after HAProxy's doc/proxy-protocol.txt. Bytes in,
 address out; no sockets here.
@@ -28,7 +28,7 @@ UNKNOWN = ""
 
 
 class BadProxyHeader(Exception):
-    """What came is no PROXY header."""
+    """The data received is not a PROXY header."""
 
 
 def read(data: bytes) -> tuple[int, str | None] | None:

@@ -1,4 +1,4 @@
-"""What a new peer has to go through before its requests are read.
+"""The steps of the handshake, before requests are read.
 
 PROXY header, TLS, the secret: each step may wait, so they run in a greenlet of their own. What
 a step reads beyond its own bytes goes to the next one, and at last to the connection.
@@ -48,8 +48,8 @@ REFUSED_SECONDS = 1.0
 _decode_message = msgspec.json.Decoder(Message).decode
 
 
-class Refused(Exception):
-    """The peer is not let in: (code, message), which it is told, or (code, message, silently)."""
+class Refusal(Exception):
+    """The peer may not connect: (code, message) for it, or (code, message, silently)."""
 
 
 class Entrant:
@@ -83,11 +83,11 @@ class Entrant:
         return bool(self.sock.family == socket.AF_UNIX)
 
     def peer(self) -> Peer:
-        """Who it is, as far as it is proven."""
+        """Return the peer with the identities proven so far."""
         return peer_of(self.sock, self.address, self.proven)
 
     def recv(self) -> bytes:
-        """What comes next; waits for it.
+        """Wait for data and return it.
 
         Raises:
             ConnectionError: nothing more will come.
@@ -121,43 +121,43 @@ class Handshake:
 
     @property
     def needed(self) -> bool:
-        """Whether there is anything to be looked at."""
+        """Whether there is any step."""
         return bool(self.tls or self._keys or self._allowed or self._networks or self._proxies)
 
     @property
     def knows_peers(self) -> bool:
-        """Whether it is TLS that is spoken, or a secret that is asked for."""
+        """Whether peers use TLS or prove a secret."""
         return self.tls is not None or bool(self._keys)
 
     def waits(self, entrant: Entrant) -> bool:
-        """Whether the peer has to say something before its requests are read."""
+        """Return whether the peer has to send something before its requests are read."""
         tls = self.tls is not None and not entrant.is_unix
         return tls or bool(self._keys) or self.is_proxy(entrant)
 
     def is_proxy(self, entrant: Entrant) -> bool:
-        """Whether it is a listed proxy that has not said yet for whom it speaks."""
+        """Return whether it is a listed proxy whose PROXY header was not read yet."""
         return bool(self._proxies) and _is_in(entrant, self._proxies)
 
     def check_network(self, entrant: Entrant) -> None:
-        """Raise Refused unless it may connect from where it is."""
+        """Raise Refusal unless it may connect from where it is."""
         if self._networks and not entrant.is_unix and not _is_in(entrant, self._networks):
             silently = self.refuses_silently(entrant)
-            raise Refused(NOT_ALLOWED, "not allowed to connect from this network", silently)
+            raise Refusal(NOT_ALLOWED, "not allowed to connect from this network", silently)
 
     def refuses_silently(self, entrant: Entrant) -> bool:
-        """Whether a peer that has not begun TLS is just closed: it would not understand a line."""
+        """Return whether a refused peer gets no line: it expects TLS, which has not begun."""
         return self.tls is not None and not entrant.is_unix
 
     def check_identity(self, entrant: Entrant) -> None:
-        """Raise Refused unless it is one of those who may connect."""
+        """Raise Refusal unless one of its identities may connect."""
         if self._allowed and not fits(entrant.peer().names, self._allowed):
-            raise Refused(NOT_ALLOWED, "not allowed to connect")
+            raise Refusal(NOT_ALLOWED, "not allowed to connect")
 
     def run(self, entrant: Entrant) -> None:
         """Take all steps that wait.
 
         Raises:
-            Refused: the peer is to be told why.
+            Refusal: the peer is to be told why.
             OSError: it is gone, or can't be told.
         """
         if self.is_proxy(entrant):
@@ -174,7 +174,7 @@ class Handshake:
             try:
                 found = proxy_header.read(received)
             except proxy_header.BadProxyHeader as exc:
-                raise Refused(BAD_REQUEST, str(exc)) from exc
+                raise Refusal(BAD_REQUEST, str(exc)) from exc
             if found is not None:
                 break
         end, origin = found
@@ -197,7 +197,7 @@ class Handshake:
         try:
             tls.handshake()
         except NotTls:
-            raise Refused(BAD_REQUEST, "TLS is spoken here") from None
+            raise Refusal(BAD_REQUEST, "TLS is spoken here") from None
         except ssl.SSLError as exc:
             _let_read(plain)
             raise ConnectionAbortedError(f"TLS handshake failed: {explain(exc)}") from exc
@@ -208,7 +208,7 @@ class Handshake:
         try:
             names = names_of(tls.certificate())
         except (ValueError, ssl.SSLError) as exc:  # text that is not UTF-8, or of no known encoding
-            raise Refused(NOT_ALLOWED, "the names in the certificate can't be decoded") from exc
+            raise Refusal(NOT_ALLOWED, "the names in the certificate can't be decoded") from exc
         entrant.proven, entrant.ignored = of_certificate(names)
         entrant.received = tls.received()
 
@@ -218,9 +218,9 @@ class Handshake:
             message = _message(_line(entrant))
             answer = challenge.answer(message.params)
             if answer is None:
-                raise Refused(NOT_AUTHENTICATED, "the secret is wrong")
+                raise Refusal(NOT_AUTHENTICATED, "the secret is wrong")
             if self._require_binding and entrant.certificate and not challenge.is_bound:
-                raise Refused(NOT_AUTHENTICATED, "the proof is not bound to the certificate")
+                raise Refusal(NOT_AUTHENTICATED, "the proof is not bound to the certificate")
             send_all(entrant.sock, encode_lines([Success(answer, message.id)]))
         entrant.proven.append(Identity("key", challenge.identity))
 
@@ -259,7 +259,7 @@ def _digest_of(tls: ssl.SSLContext) -> str:
 
 
 def _let_read(sock: socket.socket) -> None:
-    """Have the peer read why it was refused: closed at once, a reset could destroy it."""
+    """Linger, so that the peer can read the refusal: a reset could destroy it."""
     timer: Any = gevent.Timeout(REFUSED_SECONDS, False)  # type: ignore[arg-type]  # ends quietly
     with timer, contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_WR)
@@ -274,7 +274,7 @@ def _line(entrant: Entrant) -> bytes:
     while True:
         line, newline, rest = entrant.received.partition(b"\n")
         if len(line) > MAX_LINE_BYTES:
-            raise Refused(TOO_LARGE, "a secret is asked for, and this line is too long")
+            raise Refusal(TOO_LARGE, "a secret is asked for, and this line is too long")
         if newline:
             entrant.received = rest
             return line
@@ -287,7 +287,7 @@ def _message(line: bytes) -> Message:
             return _decode_message(line)
     except UNREADABLE:
         pass
-    raise Refused(NOT_AUTHENTICATED, "a secret is asked for")
+    raise Refusal(NOT_AUTHENTICATED, "a secret is asked for")
 
 
 def _is_in(entrant: Entrant, networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> bool:

@@ -1,33 +1,46 @@
 """The access log: a line for every request, written together once a turn of the event loop.
 
-Logging a record costs as much as serving the request it tells of. So requests are only noted
-as they are answered. A greenlet then writes what one turn has brought: where the records would
-end on gtcp's own console in gtcp's own format, as one text, else record by record, as filters
-and handlers of the application expect.
+Logging a record costs as much as serving the request it describes. So requests are only noted
+as they are answered. A greenlet then writes those of one iteration of the event loop: as one text
+if the records would end on gtcp's own console in gtcp's own format, else record by record, as
+filters and handlers of the application expect.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from time import monotonic
 from typing import Any, Protocol
 
 from gevent import spawn
 
 from gtcp.protocol.messages import Failure, Success
-from gtcp.server.ops.logger import ACCESS, Console
+from gtcp.server.ops.json_format import AccessLine, JsonFormatter, text_of, timestamp
+from gtcp.server.ops.logger import ACCESS, Console, EscapingFormatter
+from gtcp.server.ops.metrics import OTHER
 
-#: Lines that wait to be written; what comes on top while a log handler is stuck is counted.
+#: Lines that may wait to be written. While a log handler is stuck, further lines are counted only.
 MAX_WAITING = 10_000
 
 LINE = "%s %d %d %.1fms in=%d out=%d"
 
-#: What a line says: peer, cmdid, code, milliseconds, bytes received, bytes sent.
-Entry = tuple[str, int, int, float, int, int]
+#: What the line of a stream adds.
+ITEMS = " items=%d"
+
+#: The values of a line by name, for formatters that take them one by one.
+NAMES = ("peer", "cmdid", "code", "duration_ms", "received_bytes", "sent_bytes", "items")
+
+#: What a line says: peer, cmdid, code, milliseconds, bytes received, bytes sent; items of a stream.
+Entry = tuple[str, int, int, float, int, int] | tuple[str, int, int, float, int, int, int]
+
+
+#: The lines by the number of their values.
+FORMATS = {6: LINE, 7: LINE + ITEMS}
 
 
 class Received(Protocol):
-    """What is noted: a request, or a line that was rejected in place of one."""
+    """A request, or a line that was rejected in place of one."""
 
     _source: Any
 
@@ -37,16 +50,23 @@ class Received(Protocol):
 
 
 class AccessLog:
-    """Notes requests, and writes their lines. Belongs to one hub."""
+    """Notes requests, and writes their lines. Belongs to one hub.
 
-    def __init__(self) -> None:
+    Args:
+        methods: the name of each command by its cmdid.
+    """
+
+    def __init__(self, methods: Mapping[int, str]) -> None:
         self._log = logging.getLogger(ACCESS)
+        self._methods = methods
         self._entries: list[Entry] = []
         self._left_out = 0
         self._due = False
 
     def note(self, request: Received, reply: Success | Failure, sent: int) -> None:
         """Note a request that was answered; its time counts from its arrival.
+
+        A stream is noted once, with its items.
 
         Args:
             sent: bytes of its reply's line, 0 when it got none.
@@ -57,11 +77,18 @@ class AccessLog:
         code = 0 if isinstance(reply, Success) else reply.code
         taken = (monotonic() - source.arrived) * 1000
         received = len(source.line) + (source.line[-1:] != b"\n")
-        self._add((source.connection.address, request.cmdid, code, taken, received, sent))
+        address, progress = source.connection.address, source.progress
+        if progress is None:
+            self._add((address, request.cmdid, code, taken, received, sent))
+            return
+        sent += progress.sent
+        self._add((address, request.cmdid, code, taken, received, sent, progress.items))
 
-    def note_refused(self, address: str, cmdid: int, code: int, received: int, sent: int) -> None:
-        """A request has been refused before anything was run; for the rest as ``note``."""
-        self._add((address, cmdid, code, 0.0, received, sent))
+    def note_refused(
+        self, address: str, cmdid: int, reply: Failure, received: int, sent: int
+    ) -> None:
+        """Note a request that was refused before anything was run; else as ``note``."""
+        self._add((address, cmdid, reply.code, 0.0, received, sent))
 
     def abandon(self) -> None:
         """Write nothing any more, in a forked child: the lines are the parent's."""
@@ -85,20 +112,38 @@ class AccessLog:
                 entries, self._entries = self._entries, []
                 left_out, self._left_out = self._left_out, 0
                 if entries and self._log.isEnabledFor(logging.INFO):
-                    self._write(list(map(LINE.__mod__, entries)))
+                    self._write(entries)
                 if left_out:
                     message = "%d lines were left out: they came faster than written"
                     self._log.warning(message, left_out)
         finally:
             self._due = False
 
-    def _write(self, lines: list[str]) -> None:
+    def _write(self, entries: list[Entry]) -> None:
         console = _only_console(self._log)
         if console is not None:
-            console.write_lines(self._record(), lines)
+            record = self._record()
+            if type(console.formatter) is JsonFormatter:
+                console.write_text(record, lambda: text_of(self._json(record, entries)))
+            else:
+                console.write_lines(record, [FORMATS[len(entry)] % entry for entry in entries])
             return
-        for line in lines:
-            self._log.handle(self._record(line))
+        for entry in entries:
+            record = self._record(FORMATS[len(entry)] % entry)
+            vars(record).update(zip(NAMES, entry, strict=False))
+            record.duration_ms = round(entry[3], 3)
+            record.method = self._methods.get(entry[1], OTHER)
+            self._log.handle(record)
+
+    def _json(self, record: logging.LogRecord, entries: list[Entry]) -> list[AccessLine]:
+        time, level, pid = timestamp(record.created), record.levelname, record.process
+        return [
+            AccessLine(
+                *(time, level, record.name, pid, FORMATS[len(entry)] % entry, entry[0], entry[1]),
+                *(self._methods.get(entry[1], OTHER), entry[2], round(entry[3], 3), *entry[4:]),
+            )
+            for entry in entries
+        ]
 
     def _record(self, line: str = "") -> logging.LogRecord:
         name = self._log.name
@@ -115,4 +160,6 @@ def _only_console(log: logging.Logger) -> Console | None:
     if log.filters or len(handlers) != 1 or logging.root.manager.disable >= logging.INFO:
         return None
     only = handlers[0]
-    return only if type(only) is Console and only.takes_lines else None
+    if type(only) is not Console or type(only.formatter) not in (EscapingFormatter, JsonFormatter):
+        return None
+    return only if only.takes_lines else None

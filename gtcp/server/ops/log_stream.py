@@ -101,6 +101,7 @@ class LogStream:
     def close(self) -> None:
         """Release what it uses; it may be used again. The descriptor stays open."""
         with self._lock:
+            self._unwatch()
             close, self._close, self._file = self._close, _nothing, None
             close()
 
@@ -115,7 +116,7 @@ class LogStream:
         self._bytes += len(data)
 
     def _report(self) -> None:
-        """Say, behind what waits, how many lines were dropped there."""
+        """Add a line that says how many lines were dropped."""
         if self.dropped:
             line = DROPPED.format(self.dropped).encode()
             self.dropped = 0
@@ -165,11 +166,18 @@ class LogStream:
 
     def _on_writable(self, watcher: Any) -> None:
         with self._lock:
-            if self._push() or self._watcher is not watcher:
+            if self._watcher is not watcher:
                 watcher.stop()
                 watcher.close()
-                if self._watcher is watcher:
-                    self._watcher = None
+            elif self._push():
+                self._unwatch()
+
+    def _unwatch(self) -> None:
+        """Stop watching the descriptor: libev aborts the process if it was closed meanwhile."""
+        watcher, self._watcher = self._watcher, None
+        if watcher is not None:
+            watcher.stop()
+            watcher.close()
 
     def _check(self) -> None:
         """Notice that this is a forked child, and that the descriptor is another file now."""
@@ -211,7 +219,7 @@ def _chunks(data: bytes) -> list[bytes]:
 
 
 def _nothing() -> None:
-    """There is nothing to close."""
+    """Do nothing: there is nothing to close."""
 
 
 def _writer(fd: int, mode: int) -> tuple[Callable[[bytes], int], Callable[[], None]]:

@@ -28,6 +28,9 @@ ACCESS = "gtcp.access"
 #: What the server itself has to say: start, drain, failed handlers.
 SERVER = "gtcp.server"
 
+#: Characters of a peer's identity that are logged.
+MAX_IDENTITY_CHARS = 200
+
 MAX_MESSAGE_CHARS = 4096
 MAX_TRACEBACK_CHARS = 16 * MAX_MESSAGE_CHARS
 
@@ -135,9 +138,8 @@ class Console(logging.Handler):
 
     @property
     def takes_lines(self) -> bool:
-        """Whether ``write_lines`` does what logging record by record would do."""
-        plain = type(self.formatter) is EscapingFormatter and not self.filters
-        return plain and self.level <= logging.INFO
+        """Whether it takes every record at level info: then many can be written as one text."""
+        return not self.filters and self.level <= logging.INFO
 
     def write_lines(self, record: logging.LogRecord, messages: list[str]) -> None:
         """Write many records at once that differ only in their messages.
@@ -146,9 +148,18 @@ class Console(logging.Handler):
             record: what they have in common.
             messages: without anything that would have to be escaped.
         """
+        self.write_text(record, lambda: self._lines(record, messages))
+
+    def write_text(self, record: logging.LogRecord, text: Callable[[], str]) -> None:
+        """Write formatted lines.
+
+        Args:
+            record: blamed if that fails.
+            text: returns the lines, each with its newline.
+        """
         self.acquire()
         try:
-            self._write(record, lambda: self._lines(record, messages))
+            self._write(record, text)
         finally:
             self.release()
 
@@ -169,33 +180,6 @@ class Console(logging.Handler):
             self.handleError(record)
 
 
-def configure(level: str = "info") -> None:
-    """Let everything under the logger ``gtcp`` go to stderr, from ``level`` up.
-
-    For the gtcp command; an application that has gtcp as a library sets up logging itself.
-    Called again, it only changes the level.
-
-    Raises:
-        ValueError: there is no such level.
-    """
-    logger = logging.getLogger("gtcp")
-    logger.setLevel(_level_number(level))
-    logger.propagate = False
-    if not any(isinstance(handler, Console) for handler in logger.handlers):
-        logger.addHandler(_with_format(Console(), CONSOLE_FORMAT))
-    show_access_log()
-
-
-def show_access_log() -> None:
-    """Let access lines through at any level: it is a setting that turns them on and off.
-
-    An application that has given their logger a level is not overruled.
-    """
-    logger = logging.getLogger(ACCESS)
-    if logger.level == logging.NOTSET:
-        logger.setLevel(logging.INFO)
-
-
 class BaseLogger:
     """A logger made by setting class attributes; its instances are used like a logger.
 
@@ -205,25 +189,25 @@ class BaseLogger:
             logger_name = "pay"
             logger_path = "/var/log/pay.log"
 
-        PayLogger().info("%s paid", who)
+        PayLogger().info("%s paid", customer)
 
-    Instances of one class write to the same handlers, so it may be instantiated anywhere,
-    and shared by greenlets and threads. Processes may share the file: it is appended to
-    line by line, and opened anew when logrotate has moved it.
+    Instances of one class write to the same handlers. They can be created anywhere, and shared by
+    greenlets and threads. Several processes may append to one file. It is reopened when logrotate
+    has moved it.
 
     Attributes:
-        logger_name: the name in the log; None is the class's own name. One name means one
-            place: two classes that share a name must agree on all the rest too.
-        logger_level: the least severe level that is logged, as logging's number or name.
-        logger_path: the file to append to, its directory must be there; None is no file.
+        logger_name: the name in the log; None is the name of the class. Two classes with the same
+            name must have the same level, path and formats.
+        logger_level: the lowest level that is logged, as a number or name of ``logging``.
+        logger_path: the file to append to, in an existing directory; None is no file.
         logger_format_file: the format of a line in the file.
         logger_format_console: the format of a line on stderr; None is no console.
-        logger: the `logging.Logger` underneath. It does not pass its records on to the
-            root logger, unless it has neither file nor console.
+        logger: the ``logging.Logger`` underneath. It does not propagate to the root logger, unless
+            it has neither file nor console.
 
     Raises:
-        ValueError: the name is taken by a different logger, or there is no such level.
-        OSError: the file's directory is not there.
+        ValueError: another class uses the name with other attributes, or an unknown level.
+        OSError: the directory of the file does not exist.
     """
 
     logger_name: str | None = None
@@ -253,7 +237,7 @@ class BaseLogger:
         """Log at level warning."""
         return self.logger.warning
 
-    warn = warning  # the ancestor's word
+    warn = warning  # as in tornado-TCP
 
     @property
     def error(self) -> Callable[..., None]:
@@ -272,7 +256,7 @@ class BaseLogger:
 
 
 class _Setup(NamedTuple):
-    """What two classes must agree on to share a name."""
+    """The attributes that two classes with one name must have in common."""
 
     level: int
     path: str | None
@@ -309,7 +293,7 @@ def _setup_of(spec: BaseLogger, owner: str) -> _Setup:
             errno.ENOENT, f"logger_path of {owner} is in a directory that is not there", path
         )
     return _Setup(
-        _level_number(spec.logger_level),
+        level_number(spec.logger_level),
         path,
         spec.logger_format_file,
         spec.logger_format_console,
@@ -320,18 +304,24 @@ def _handlers(setup: _Setup) -> list[logging.Handler]:
     handlers: list[logging.Handler] = []
     if setup.path is not None:
         file = logging.handlers.WatchedFileHandler(setup.path, encoding="utf-8", delay=True)
-        handlers.append(_with_format(file, setup.file_format))
+        handlers.append(with_format(file, setup.file_format))
     if setup.console_format is not None:
-        handlers.append(_with_format(Console(), setup.console_format))
+        handlers.append(with_format(Console(), setup.console_format))
     return handlers
 
 
-def _with_format(handler: logging.Handler, line_format: str) -> logging.Handler:
+def with_format(handler: logging.Handler, line_format: str) -> logging.Handler:
+    """Return the handler, with a formatter that escapes what a peer sent."""
     handler.setFormatter(EscapingFormatter(line_format))
     return handler
 
 
-def _level_number(level: int | str) -> int:
+def level_number(level: int | str) -> int:
+    """Return the number of a level.
+
+    Raises:
+        ValueError: there is no such level.
+    """
     number = level if isinstance(level, int) else logging.getLevelName(level.upper())
     if not isinstance(number, int):
         raise ValueError(f"expected a log level such as 'info', got {level!r}")

@@ -7,11 +7,11 @@ functions. If one of them hangs, the process would stay for ever, or until its s
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from typing import Any
 
-from gtcp.server.process.stop_signals import SIGNALS, STATUS, write_to_stderr
+from gtcp.server.process.stop_signals import SIGNALS, write_to_stderr
+from gtcp.signals import STATUS, end_at
 from gtcp.transport.sockets import original
 
 #: Seconds for interpreter shutdown after a drain, and after one that a second signal cut short.
@@ -27,8 +27,7 @@ def limit_exit(cut_by: int | None = None) -> None:
         cut_by: the signal that cut the drain short, None if none did. Its number plus 128 is the
             exit status then, else 1.
     """
-    for each in SIGNALS:
-        signal.signal(each, signal.SIG_DFL)
+    end_at(*SIGNALS)
     seconds, status = (EXIT_SECONDS, 1) if cut_by is None else (CUT_EXIT_SECONDS, STATUS + cut_by)
     main = original("_thread", "get_ident")()
     original("_thread", "start_new_thread")(_end_after, (seconds, status, main, os.getpid()))

@@ -177,7 +177,7 @@ def _is_active(watcher: Any, loop: Any) -> bool:
 
 
 def _is_for(watcher: Any, own: set[int]) -> bool:
-    """Whether the child has started a watcher, or it wakes up the caller of ``fork``.
+    """Return whether the child has started a watcher, or it wakes up the caller of ``fork``.
 
     Args:
         own: the ``id`` of the child's objects and of the caller.
@@ -188,12 +188,12 @@ def _is_for(watcher: Any, own: set[int]) -> bool:
 
 
 def _is_of(each: Any, mine: list[Any], hub: Any) -> bool:
-    """Whether a greenlet is one of these, or their coroutine: not a child of the hub."""
+    """Return whether a greenlet is one of these, or their coroutine: not a child of the hub."""
     return any(ancestor in mine for ancestor in _chain(each, hub))
 
 
 def _replace_main(hub: Any) -> None:
-    """Have what the hub raises end the child: its parent goes on in the parent process only."""
+    """End the child when the hub raises: its parent greenlet runs in the parent process."""
     last: Any = greenlet.greenlet(_end_with_hub, parent=hub.parent)
     last.switch(getcurrent())
     hub.parent = last
@@ -211,7 +211,7 @@ def _end_with_hub(caller: Any) -> None:
 
 
 def _trace(function: Any) -> None:
-    """Have a function called at each switch of greenlets, before the one that was there."""
+    """Call a function at each switch of greenlets, before the previous trace function."""
     global _previous_trace
     previous = greenlet.settrace(function)
     if getattr(previous, "__module__", None) != __name__:

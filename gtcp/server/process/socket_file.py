@@ -1,4 +1,4 @@
-"""The file of a unix socket: who may connect is a matter of its permissions.
+"""The file of a unix socket, whose permissions decide which users may connect.
 
 It is never open wider than asked for, not even for a moment. It takes the place of a file that
 nobody listens on any more, and of nothing else.
@@ -8,15 +8,25 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
+import grp
 import os
+import pwd
 import shutil
 import socket
 import stat
+from collections.abc import Iterator
+from time import monotonic, sleep
 from typing import Any
 
 import msgspec
 
+from gtcp.errors import SettingsError
 from gtcp.transport.sockets import System
+
+#: Seconds to wait for other servers that start in the same directory; each takes milliseconds.
+LOCK_SECONDS = 5.0
+LOCK_POLL_SECONDS = 0.005
 
 
 class SocketFile(msgspec.Struct, frozen=True):
@@ -26,30 +36,48 @@ class SocketFile(msgspec.Struct, frozen=True):
     owner: str | None = None
     group: str | None = None
 
-    def bound(self, path: str) -> socket.socket:
-        """A socket bound to this path, not listening yet.
+    def listen(self, path: str, backlog: int) -> socket.socket:
+        """Return a non-blocking socket that listens on this path.
 
         Raises:
             OSError: somebody listens there, something else is there, or it is not permitted.
         """
-        _make_room(path)
-        sock = System(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            with contextlib.suppress(OSError):
-                # On Linux the file never has more than the socket's own mode; elsewhere this
-                # fails, and the umask is what counts until the next line but one.
-                os.fchmod(sock.fileno(), self.mode)
-            sock.bind(path)
-        except OSError:
-            sock.close()
-            raise
+        with _locked(os.path.dirname(path) or "."):
+            _make_room(path)
+            sock = System(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                self._bind(sock, path)
+                sock.setblocking(False)
+                sock.listen(backlog)
+            except OSError:
+                sock.close()
+                raise
+        return sock
+
+    def check_owner(self) -> None:
+        """Raise SettingsError if there is no such user or group; numbers are not looked up."""
+        for name, value, find in (
+            ("unix_owner", self.owner, pwd.getpwnam),
+            ("unix_group", self.group, grp.getgrnam),
+        ):
+            if value is not None and not value.isdecimal():
+                try:
+                    find(value)
+                except KeyError:
+                    kind = name.removeprefix("unix_").replace("owner", "user")
+                    raise SettingsError(f"{name}: there is no {kind} {value!r}") from None
+
+    def _bind(self, sock: socket.socket, path: str) -> None:
+        with contextlib.suppress(OSError):
+            # On Linux the file never has more than the socket's own mode; elsewhere this
+            # fails, and the umask is what counts until the file has its mode.
+            os.fchmod(sock.fileno(), self.mode)
+        sock.bind(path)
         try:
             self.apply(path)
         except OSError:
-            sock.close()
             os.unlink(path)
             raise
-        return sock
 
     def apply(self, path: str) -> None:
         """Give the file its owner and permissions.
@@ -63,6 +91,44 @@ class SocketFile(msgspec.Struct, frozen=True):
             except LookupError as exc:
                 raise OSError(str(exc)) from exc
         os.chmod(path, self.mode)
+
+
+def remove(path: str, expected: tuple[int, int] | None) -> None:
+    """Remove the file of a socket, unless it is another file by now."""
+    if path and expected is not None and file_id(path) == expected:
+        os.unlink(path)
+
+
+@contextlib.contextmanager
+def _locked(directory: str) -> Iterator[None]:
+    """Let one server at a time look for a file in this directory, replace it and listen.
+
+    Until it listens, others would take its file for one that nobody listens on. Where the directory
+    can't be locked, or somebody else keeps it locked, this goes on without.
+    """
+    try:
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:  # bind() will say what is wrong with it
+        yield
+        return
+    try:
+        until = monotonic() + LOCK_SECONDS
+        while not _locks(fd) and monotonic() < until:
+            sleep(LOCK_POLL_SECONDS)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _locks(fd: int) -> bool:
+    """Return whether the lock is held now, or there are no locks here."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # not on every file system
+        pass
+    return True
 
 
 #: shutil's takes None for what is not to be changed, which its type does not say.
@@ -83,7 +149,7 @@ def _make_room(path: str) -> None:
 
 
 def listened_on(path: str) -> bool:
-    """Whether somebody listens there; if not so much as asking is allowed, that is assumed."""
+    """Return whether a process listens there. If connecting is not permitted, assume so."""
     with System(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)  # where somebody listens but does not accept, it would wait
         try:
@@ -103,7 +169,7 @@ def _mode(path: str) -> int:
 
 
 def file_id(path: str) -> tuple[int, int] | None:
-    """What tells this file from another of its name; None when there is none."""
+    """Return what distinguishes this file from another of its name; None if it does not exist."""
     try:
         found = os.lstat(path)
     except OSError:

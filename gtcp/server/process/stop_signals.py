@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: the first drains, the second cuts the drain short."""
+"""SIGINT and SIGTERM: the first drains, the second cuts the drain short, as does a SIGQUIT."""
 
 from __future__ import annotations
 
@@ -10,16 +10,14 @@ from typing import Any
 
 from gevent import get_hub, spawn
 
+from gtcp.signals import STATUS
 from gtcp.transport.sockets import original
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)
 
 #: Seconds after a second signal within which the event loop has to cut the drain. It can't while a
 #: handler computes; then the process ends here.
 CUT_WITHIN_SECONDS = 0.1
-
-#: What follows the number of the signal in a shell's exit status.
-STATUS = 128
 
 
 class StopSignals:
@@ -30,10 +28,10 @@ class StopSignals:
 
     Args:
         stop: called in a greenlet at the first signal.
-        cut: called in a greenlet at each further one.
+        cut: called in a greenlet at each further one, and at SIGQUIT.
 
     Attributes:
-        cut_by: the last of the further ones; None if there was none.
+        cut_by: the last signal at which ``cut`` was called; None if there was none.
     """
 
     def __init__(self, stop: Callable[[], None], cut: Callable[[], None]) -> None:
@@ -64,7 +62,7 @@ class StopSignals:
         """Act on a signal. Runs between two instructions of whatever the main thread does."""
         self._received += 1
         name = signal.Signals(number).name
-        if self._received == 1:
+        if self._received == 1 and number != signal.SIGQUIT:
             write_to_stderr(f"gtcp: {name}: draining; a second signal ends it now\n")
             self._loop.run_callback_threadsafe(spawn, self._stop)
             return

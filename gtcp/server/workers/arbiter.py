@@ -11,11 +11,14 @@ place where gtcp changes something of gunicorn's. What is different:
   would stop the service.
 - What SIGHUP can't change is named in one line, and stays as it is.
 - A second SIGTERM cuts the drain short.
+- Log lines do not wait for a reader of stderr.
+- systemd is told that the service is ready when all workers accept connections.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from time import monotonic
 from types import FrameType
@@ -25,8 +28,11 @@ from gunicorn import util
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 
+from gtcp.server.admin.slots import VARIABLE, new_folder
+from gtcp.server.process.systemd import Notifier
 from gtcp.server.settings import Settings
 from gtcp.server.workers.board import Board
+from gtcp.server.workers.gunicorn_logs import do_not_wait_for_readers
 from gtcp.server.workers.reload_check import ReloadCheck, Verdict
 
 _util: Any = util  # the stubs leave out what is private
@@ -96,11 +102,20 @@ class GtcpArbiter(Arbiter):
     def prepare(self, app: Any) -> None:
         """Set what gunicorn's arbiter does not have."""
         self.board = app.gtcp_board = Board()
+        self._metrics_folder = app.gtcp_metrics_folder = new_folder()
+        do_not_wait_for_readers()  # again after each setup, which makes new handlers
+        self.notifier = Notifier(app.cfg.env_orig)
+        self._says_ready = True  # when all workers serve
         self._check: ReloadCheck | None = None
         self._has_served = self._stopping = False
         self._youngest = 0  # the age, a number that grows, of the youngest that has served
         self._failures = 0
         self._next_start = 0.0
+
+    def setup(self, app: Any) -> None:
+        """Apply the configuration."""
+        super().setup(app)
+        do_not_wait_for_readers()
 
     # The workers
 
@@ -118,6 +133,9 @@ class GtcpArbiter(Arbiter):
             self._youngest, self._failures, self._has_served = youngest, 0, True
         if len(serving) >= self.num_workers:
             self._retire([each for each in workers if each.outdated])
+            if self._says_ready and self._check is None:
+                self.notifier.ready()
+                self._says_ready = False
         self._retire([each for each in workers if each.outdated and not each.row.serving])
         self._retire(current[: max(0, len(current) - self.num_workers)])
         if monotonic() >= self._next_start:
@@ -181,19 +199,38 @@ class GtcpArbiter(Arbiter):
     def wait_for_signals(self, timeout: float | None = 1.0) -> list[int]:
         """Return the signals received; look more often while something is under way."""
         outdated = any(each.outdated for each in self.WORKERS.values())
-        waiting = self._check is not None or outdated or len(self.WORKERS) < self.num_workers
-        signals: list[int] = super().wait_for_signals(POLL_SECONDS if waiting else timeout)
+        waiting = self._says_ready or outdated or len(self.WORKERS) < self.num_workers
+        self.notifier.alive()
+        if waiting:
+            timeout = POLL_SECONDS
+        elif self.notifier.watchdog_seconds is not None:
+            timeout = min(timeout or 1.0, self.notifier.watchdog_seconds / 4)
+        signals: list[int] = super().wait_for_signals(timeout)
         return signals
 
     def stop(self, graceful: bool = True) -> None:
         """Stop the workers, which close the listening sockets when they begin to drain."""
         self._stopping = True
         self._end_check()
-        # Another master, or systemd, may go on listening on the same sockets.
-        last = self.reexec_pid == self.master_pid == 0 and not self.systemd
+        if self.reexec_pid:
+            self.notifier.succeeded_by(self.reexec_pid)
+        elif not self.master_pid:
+            self.notifier.stopping()
         for worker in self.WORKERS.values():
-            worker.row.last = int(last)
+            worker.row.last = int(self.may_be_last())
         super().stop(graceful)
+        if VARIABLE not in os.environ:  # else the folder is the application's
+            shutil.rmtree(self._metrics_folder, ignore_errors=True)
+
+    def may_be_last(self) -> bool:
+        """Return whether no other process accepts from the sockets after this one's workers."""
+        return self.reexec_pid == self.master_pid == 0 and not self.systemd
+
+    def reexec(self) -> None:
+        """Start a second master, which gets what this one's environment said about systemd."""
+        self.cfg.env_orig.update(self.notifier.variables)
+        self.cfg.env_orig.pop("WATCHDOG_PID", None)  # it is this process's
+        super().reexec()
 
     def halt(self, reason: str | None = None, exit_status: int = 0) -> None:
         """End; when one worker after another fails to load the application, too."""
@@ -208,6 +245,8 @@ class GtcpArbiter(Arbiter):
     def reload(self) -> None:
         """Replace the workers, as soon as a child has found that new ones can start."""
         self._end_check()  # files have changed since
+        self.notifier.reloading()
+        self._says_ready = True
         self._check = ReloadCheck(self._look, [*self.SIGNALS, signal.SIGCHLD])
 
     def _look(self) -> Settings:

@@ -30,7 +30,7 @@ def _cell(index: int, meaning: str) -> Any:
 
 
 class Row:
-    """What a master and one of its workers tell each other."""
+    """The cells that a master shares with one of its workers."""
 
     def __init__(self, number: int, cells: memoryview) -> None:
         self.number = number

@@ -74,7 +74,7 @@ LIMITED = {
     "statsd_host": "metrics of workers and of log lines are sent, none of requests",
 }
 
-#: As gunicorn documents them, or as the table in docs/running.md says.
+#: As gunicorn documents them, or as the table in docs/how-to/gunicorn.md says.
 WITH_EFFECT = frozenset(
     [
         "accesslog",

@@ -20,7 +20,7 @@ READ_BYTES = 65536
 
 
 class Verdict(msgspec.Struct):
-    """What the child has found: the server's settings, or what is wrong in one line."""
+    """The result of the check: the server's settings, or the problem in one line."""
 
     settings: Settings | None = None
     error: str = ""

@@ -187,7 +187,7 @@ def test_of_those_that_wait_at_the_same_time_two_stay_awake(poller: Poller) -> N
 
 def test_who_is_interrupted_does_not_wait_any_more(poller: Poller) -> None:
     class Interrupt(BaseException):
-        """As of a signal's handler."""
+        """Make a call as a signal handler does."""
 
     def interrupt() -> None:
         raise Interrupt
@@ -201,7 +201,7 @@ def test_who_is_interrupted_does_not_wait_any_more(poller: Poller) -> None:
 
 
 def test_nobody_waits_twice_at_the_same_time(poller: Poller) -> None:
-    """As a call of a signal's handler would, which has interrupted the first."""
+    """Poll as a call of a signal handler does, which has interrupted the first."""
     busy = BusyPoll(0, MOMENT)
     inner: list[bool] = []
     poller.on_poll = lambda: inner.append(busy.wait(60))

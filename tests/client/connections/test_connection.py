@@ -1,4 +1,4 @@
-"""One connection: what the peer does to it, and what each call on it is told."""
+"""One connection: what the peer does to it, and the outcome of each call on it."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ unasked = pytest.mark.usefixtures("_unasked")
 
 
 class Held:
-    """A script that reads nothing until it is told to, and then echoes."""
+    """A script that reads nothing until it may, and then echoes."""
 
     def __init__(self) -> None:
         self.go_on = threading.Event()

@@ -57,7 +57,7 @@ def alone_with(check: Callable[[gtcp.Client], None], *scripts: Script) -> None:
 
 
 def turns() -> int:
-    """How often the thread's event loop has had its turn."""
+    """Return how often the thread's event loop has iterated."""
     count: int = gevent.get_hub().loop.iteration
     return count
 
@@ -82,7 +82,7 @@ def waits_outside(call: Callable[[], Any]) -> bool:
 
 @counts
 def test_the_loop_counts_what_lives_in_it() -> None:
-    """What gtcp relies on; gevent does not document it."""
+    """A fact that gtcp relies on and gevent does not document."""
 
     def check() -> None:
         loop = gevent.get_hub().loop
@@ -118,7 +118,7 @@ def test_a_timer_that_is_due_and_not_yet_told_so_is_pending() -> None:
         for timer in timers:
             timer.start(lambda: seen.append((loop.activecnt, loop.pendingcnt)))
         gevent.sleep(0.001)
-        # The first was told while the second was no more active.
+        # The first got its outcome while the second was not active any more.
         assert seen[0][1] >= 1
         assert seen[-1][1] == 0
         for timer in timers:
@@ -138,7 +138,7 @@ def test_the_only_call_leaves_the_event_loop_alone() -> None:
     alone_with(check, Peer.echo)
 
 
-# Who else is there
+# Others in the process
 
 
 def beside_a_sleeper(stack: ExitStack, _client: gtcp.Client) -> None:
@@ -370,7 +370,7 @@ def test_a_server_that_says_goodbye_is_left() -> None:
 
 
 def test_a_goodbye_behind_a_reply_is_heard_before_the_next_call_is_waited_for() -> None:
-    """The reply wakes its caller from the hub, who calls again at once."""
+    """The reply wakes its caller from the hub, and the caller calls again immediately."""
 
     def leaving(peer: Peer) -> None:
         peer.answer(peer.request())

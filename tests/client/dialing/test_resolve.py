@@ -93,7 +93,7 @@ def test_a_numeric_address_needs_no_lookup(connect: Connect, names: FakeNames) -
 
 
 class Resolver:
-    """What an application may choose in place of gevent's."""
+    """A resolver that an application may choose in place of gevent's."""
 
     def __init__(self, where: tuple[str, int]) -> None:
         self.where = where

@@ -255,7 +255,7 @@ def test_nan_and_infinity_are_named_wherever_they_are(number, value, first):
 
 
 class TestHead:
-    """What is read of a request that is to be refused."""
+    """Return the keys that are read of a request that will be refused."""
 
     @pytest.mark.parametrize("cmdid", [b"1", b'"1"', b"1.0"])
     @pytest.mark.parametrize("rest", [b"", b',"oneway":null,"meta":null,"timestamp":"5"'])

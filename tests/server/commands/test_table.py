@@ -70,7 +70,7 @@ def read_one(data):
 
 
 def shown(items):
-    """What was read, as something that can be compared."""
+    """Return a request as something that can be compared."""
     return [
         (each.reply.code, each.id, each.fatal, each.oneway)
         if isinstance(each, Rejection)

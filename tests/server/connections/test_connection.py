@@ -1,4 +1,4 @@
-"""What crosses a socket: bad input, replies, limits, and how a connection ends."""
+"""A connection over a real socket: bad input, replies, limits, and its end."""
 
 import datetime
 import json

@@ -1,4 +1,4 @@
-"""What is too much is refused, at once and before work is spent on it."""
+"""Load shedding: excess requests are refused immediately, before work is spent on them."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class Computing:
             return request.params["n"]
 
     def busy(self, line):
-        """What is sent after this waits, and comes together."""
+        """Keep the handler busy, so that requests sent after this arrive together."""
         line.send({"cmdid": 1, "id": "busy"})
         time.sleep(0.03)
 
@@ -76,7 +76,7 @@ def test_what_would_be_too_late_is_refused_before_its_turn(computing):
     assert 5 <= len(done) <= 20
     assert refused[0]["message"] == "its deadline would pass before its turn"
     assert all(each["data"]["retry_after"] > 0 for each in refused)
-    # They were told while there was still much to do.
+    # They got their replies while much was still queued.
     assert [each["code"] for each in replies[-5:]] == [0] * 5
 
 
@@ -91,7 +91,7 @@ def test_what_comes_while_others_wait_is_refused_at_once(computing):
         assert late.ask(work(99, timeout=100))["code"] == 429  # without an id, as the first
         assert late.ask(work(98, timeout=100, id=1))["code"] == 429
         assert len(computing.ran) < 20
-        assert late.ask(PING)["result"] == "pong"  # in its turn
+        assert late.ask(PING)["result"] == "pong"  # in order
         assert [line.reply()["code"] for line in lines] == [0] * 20
     assert not {98, 99} & set(computing.ran)
 
@@ -104,7 +104,7 @@ def test_a_notification_that_would_be_too_late_is_dropped_without_an_id_it_is_to
         eventually(lambda: len(computing.ran) > 5)
         line.send(work(20, timeout=1), work(30, oneway=True, timeout=200))
         line.send(work(31, oneway=True), work(21))
-        line.finish()  # who has said all and waits gets all replies
+        line.finish()  # a peer that has sent all and waits gets all replies
         replies = line.rest()
     assert [each.get("result") for each in replies] == [*range(20), None, 21]
     assert replies[20]["code"] == 408
@@ -161,7 +161,7 @@ def test_of_who_hangs_up_only_what_nobody_waits_for_is_run_in_its_turn(computing
         assert len(busy.replies(24)) == 24
         ran = computing.ran[before:]
     assert [n for n in ran if n >= 200] == [201, 202, 203]
-    # Those of the first piece may have had their turn before the end came.
+    # Those of the first piece may have run before the end of the stream arrived.
     assert len([n for n in ran if 100 <= n < 200]) <= 3
     assert [each.get("id") for each in replies[-2:]] == ["to its end", None]
 
@@ -177,7 +177,7 @@ def test_of_who_hangs_up_only_what_nobody_waits_for_is_run_in_its_turn(computing
 )
 @pytest.mark.parametrize("hangs_up", [True, False])
 def test_a_line_that_ends_the_stream_does_so_in_its_turn(computing, bad, hangs_up):
-    """Whatever else there is to do, and whoever still waits."""
+    """It does so whatever else is queued or waits."""
     with serving(computing.commands) as running, running.line() as busy, running.line() as line:
         keep_busy(busy)
         line.send(bad, work(201, oneway=True), work(202, id=202, timeout=1), work(203))
@@ -199,13 +199,13 @@ def test_behind_an_unknown_command_it_is_as_elsewhere(computing):
         last = line.rest()
     assert [each["code"] for each in replies if each["id"] == "unknown"] == [404]
     assert len([each for each in replies if each["code"] == 429]) > 30
-    # Those of the first piece may have had their turn before the end came.
+    # Those of the first piece may have run before the end of the stream arrived.
     assert len([n for n in computing.ran if 100 <= n < 200]) <= 3
     assert last[-1]["result"] == 203
 
 
 def test_what_is_quick_is_run_though_its_caller_has_hung_up(computing):
-    """It does not take long enough to be worth a look at who waits for it."""
+    """It is too short for a check whether its peer still waits."""
     with serving(computing.commands) as running, running.line() as line:
         line.send(*[{"cmdid": 0, "id": n} for n in range(1000)])
         line.finish()
@@ -238,7 +238,7 @@ def test_a_server_that_goes_tells_those_that_wait(computing):
         running.join()
     codes = [each["code"] for each in replies]
     assert [each["result"] for each in replies if each["code"] == 0] == computing.ran
-    assert codes.count(503) == 51 - len(computing.ran)  # one of them is the goodbye
+    assert codes.count(503) == 51 - len(computing.ran)  # one line is the goodbye
     assert not running.errors
 
 
@@ -315,7 +315,7 @@ def test_an_error_of_our_own_costs_the_connection_whose_turn_it_is(computing, mo
 
 
 def keep_busy(line) -> None:
-    """What comes until all this has run waits for its turn, and it is known how long that takes."""
+    """Fill the queue with requests whose duration is known."""
     line.send(*[work(n, id=n) for n in range(30)])
     line.replies(6)
 

@@ -103,7 +103,7 @@ class TestWithoutId:
         assert line.reply()["result"] == 0
         eventually(lambda: handlers.gate.waiting)
         line.send(fast(4))
-        assert line.ask(fast(9, id=9))["id"] == 9  # what came before it has been read
+        assert line.ask(fast(9, id=9))["id"] == 9  # the lines before it have been read
         assert handlers.ran == [0, 1, 9]
         handlers.gate.open()
         assert results(line.replies(4)) == [1, 2, 3, 4]
@@ -307,7 +307,7 @@ class TestCancel:
         assert line.reply()["result"] == 3
 
     def test_does_not_wait_for_a_turn(self, handlers, line):
-        """As the client sends it: without an id, behind a oneway request that blocks."""
+        """Send a request without an id behind a oneway request that blocks, as the client does."""
         line.send(blocked(1, oneway=True), blocked(2, id=2))
         eventually(lambda: handlers.gate.waiting == 2)
         line.send(cancel(2, oneway=True))

@@ -1,4 +1,4 @@
-"""Many connections at once: who is served when, timers beside handlers that compute, isolation."""
+"""Many connections: order of service, timers beside handlers that compute, isolation."""
 
 import dataclasses
 import json
@@ -428,7 +428,7 @@ def test_nobody_is_taken_for_late_because_many_are_ready_all_the_time(commands):
                 waited = (line.reply()["code"], time.monotonic() - sent[line].popleft())
                 if waited[0] and waited[1] < 0.4:
                     wrongly.append(waited)
-    # Not none: where the whole process stood still, what came then may have been late.
+    # Not zero: requests that arrived while the whole process was stopped may have been late.
     assert len(wrongly) < 64
 
 

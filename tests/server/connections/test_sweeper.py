@@ -15,7 +15,7 @@ from gtcp.server.connections.sweeper import PIECE_SECONDS, Sweeper
 
 
 class Slow:
-    """What takes longer to look at than a piece may."""
+    """A connection whose sweep takes longer than a piece may."""
 
     def __init__(self, seen: list[Any]) -> None:
         self._seen = seen
@@ -75,7 +75,7 @@ def test_one_that_has_closed_is_left_alone(seen: list[Any], connections: set[Any
 
 
 class Quick:
-    """What is looked at in no time."""
+    """A connection whose sweep takes no time."""
 
     def __init__(self) -> None:
         self.seen = 0

@@ -1,4 +1,4 @@
-"""The access log, where whoever writes it has to wait."""
+"""The access log, with a log handler that waits."""
 
 import logging
 

@@ -207,3 +207,11 @@ def test_lines_of_processes_that_share_a_pipe_are_not_mixed() -> None:
     assert len(lines) == 3 * 50 * 100
     assert set(lines) == {letter * 90 for letter in "abc"}
     assert CHUNK_BYTES > 91
+
+
+def test_nothing_is_watched_after_it_is_closed(ends: Ends, stream: LogStream) -> None:
+    gevent.sleep(0)  # there is an event loop
+    stream.write("".join(numbered(0, 5000)))
+    assert stream._watcher is not None
+    stream.close()
+    assert stream._watcher is None

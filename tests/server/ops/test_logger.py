@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from gtcp.server.ops.log_setup import configure
 from gtcp.server.ops.logger import (
     ACCESS,
     MAX_MESSAGE_CHARS,
@@ -17,7 +18,6 @@ from gtcp.server.ops.logger import (
     SERVER,
     BaseLogger,
     EscapingFormatter,
-    configure,
     escape,
     escape_json,
 )

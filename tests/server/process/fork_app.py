@@ -54,7 +54,7 @@ def increment(port: int, name: str) -> None:
 
 
 def in_child(params: dict[str, Any]) -> None:
-    """What a child does: it wakes up what other handlers wait for, sleeps, and calls."""
+    """The work of a child: it wakes up other handlers' waits, sleeps, and calls."""
     signal.alarm(30)
     Path(f"{params['path']}.begun").touch()
     go.set()

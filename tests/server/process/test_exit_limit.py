@@ -33,13 +33,23 @@ def start(tmp_path: Path) -> Iterator[Start]:
         yield start
 
 
-def test_it_ends_some_seconds_after_the_drain_and_says_what_hangs(start: Start) -> None:
-    process, address = start(*SERVE)
+@pytest.mark.parametrize(
+    ("cmdid", "flags", "hangs"),
+    [
+        (PROCESS, (), "process a-process-that-hangs (pid "),
+        (THREAD, ("--no-patch",), "thread a-thread-that-hangs, "),
+    ],
+    ids=["process", "thread"],
+)
+def test_it_ends_some_seconds_after_the_drain_and_says_what_hangs(
+    start: Start, cmdid: int, flags: tuple[str, ...], hangs: str
+) -> None:
+    process, address = start(*SERVE, *flags)
     with Line(address) as line:
-        assert line.ask({"cmdid": PROCESS})["code"] == 0
+        assert line.ask({"cmdid": cmdid})["code"] == 0
     process.send(signal.SIGTERM)
     assert process.end() == 1
-    assert "not ended 10 s after the drain, ending now; it waits for process " in process.log
+    assert f"not ended 10 s after the drain, ending now; it waits for {hangs}" in process.log
 
 
 @pytest.mark.parametrize(

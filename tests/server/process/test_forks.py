@@ -290,7 +290,7 @@ def redis(folder: Path) -> Iterator[int]:
 
 
 def _value(port: int, name: str) -> bytes | None:
-    """What redis answers to GET."""
+    """Return redis' answer to GET."""
     try:
         with Line(f"127.0.0.1:{port}") as line:
             line.send(f"GET {name}\r\n".encode())

@@ -1,4 +1,4 @@
-"""What the workers of the tests serve."""
+"""The application of the tests' workers."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def started() -> gtcp.Server:
 
 
 def loader(name: str) -> Callable[[], gtcp.Server]:
-    """What `gtcp serve` gives to its workers."""
+    """Return the server, as `gtcp serve` passes it to its workers."""
 
     def load() -> gtcp.Server:
         if name != "server":

@@ -1,4 +1,4 @@
-"""A worker that is told to stop while it still patches the standard library."""
+"""A worker that gets SIGTERM while it still patches the standard library."""
 
 from __future__ import annotations
 

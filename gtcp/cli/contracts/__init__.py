@@ -1,0 +1,1 @@
+"""``gtcp schema``, ``stubs`` and ``diff``: the subcommands, and ``source``: finds a contract."""

@@ -1,0 +1,1 @@
+"""``gtcp health``: ``probe`` is the fast path without options, ``command`` the subcommand."""

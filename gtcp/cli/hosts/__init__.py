@@ -1,0 +1,1 @@
+"""``gtcp resolve``, the subcommand."""

@@ -1,0 +1,1 @@
+"""``gtcp top`` and ``gtcp stacks``: what a running server does."""
