@@ -76,6 +76,8 @@ class Operations:
             raise
         self.address = self._port.address
         self._watch = BlockWatch(context.scheduler, metrics)
+        # The other processes list this one from the moment its port may answer.
+        self._write_status()
         self._timer.start(self._measure_lag)
         self._writer = spawn(self._write_forever)
 
@@ -138,11 +140,14 @@ class Operations:
             sleep(WRITE_SECONDS)
             self._write()
             self._rates.look()
-            self._snapshots.write(process_status(self._context, self._rates))
+            self._write_status()
 
     def _write(self) -> None:
         if self._files is not None:
             self._files.write(self._samples())
+
+    def _write_status(self) -> None:
+        self._snapshots.write(process_status(self._context, self._rates))
 
     def _samples(self) -> Iterator[Sample]:
         yield from self._metrics.samples()
