@@ -386,9 +386,10 @@ class Client(Streams):
 
         Returns:
             dict: current ``connections`` and calls ``in_flight``; since the client was created:
-            ``opened`` connections, ``sent`` request lines, ``dropped`` late replies, and
-            ``retries``. A client of several hosts also has ``hosts``: for each address these
-            counters of its own, whether it is ``ejected``, and its ``ejections``.
+            ``opened`` connections, ``waits`` (how often a call waited until a connection had room),
+            ``sent`` request lines, ``dropped`` late replies, and ``retries``. A client of several
+            hosts also has ``hosts``: for each address these counters of its own, whether it is
+            ``ejected``, and its ``ejections``.
         """
         counts: dict[str, Any] = {**self._pools.counts(), "retries": self._retry.count}
         hosts = self._pools.counts_of_hosts()

@@ -46,6 +46,7 @@ DURATION = "rpc_client_call_duration_seconds"
 #: Counters of ``Client.stats``, their names as metrics, and what they mean.
 COUNTERS = {
     "opened": ("gtcp_client_connections_opened", "Connections opened."),
+    "waits": ("gtcp_client_pool_waits", "How often a call waited until a connection had room."),
     "sent": ("gtcp_client_requests_sent", "Request lines sent, those of retries too."),
     "dropped": ("gtcp_client_late_replies", "Replies that came after their call had ended."),
     "retries": ("gtcp_client_retries", "Attempts after the first one of a call."),

@@ -36,6 +36,7 @@ class Pool:
     Attributes:
         connections: the open ones, and those that are still waiting for last replies.
         opened: connections opened so far.
+        waits: how often a call had to wait until a connection had room for it.
         left_to_parent: whether this is a forked child's copy of its parent's pool.
         idempotent: whether all calls may be retried although they may have run; see ``NamedPool``.
     """
@@ -48,6 +49,7 @@ class Pool:
         self.connections: list[Connection] = []
         self.left_to_parent = False
         self.opened = 0
+        self.waits = 0
         self._address = address
         self._options = options
         self._trust = trust
@@ -150,12 +152,13 @@ class Pool:
             connection.abandon(stop_watching)
 
     def counts(self) -> dict[str, int]:
-        """Return what ``Client.stats`` shows: connections, in_flight, opened, sent, dropped."""
+        """Return what ``Client.stats`` shows of connections."""
         live = self.connections
         return {
             "connections": len(live),
             "in_flight": sum(len(each.waiting) for each in live),
             "opened": self.opened,
+            "waits": self.waits,
             "sent": self._ended_counts["sent"] + sum(each.sent for each in live),
             "dropped": self._ended_counts["dropped"] + sum(each.dropped for each in live),
         }
@@ -268,6 +271,7 @@ class Pool:
     def _wait(self, deadline: float | None) -> None:
         """Wait in the queue until there may be room, or another call has opened a connection."""
         place: AsyncResult[None] = AsyncResult()
+        self.waits += 1
         try:
             self._queue.append(place)
             place.wait(None if deadline is None else max(0.0, deadline - monotonic()))

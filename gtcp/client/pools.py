@@ -47,7 +47,7 @@ class Pools:
         self._close = close
         self._pools: dict[Any, HubPool] = {}
         # The counts of threads that have ended.
-        self._past = Counter(connections=0, in_flight=0, opened=0, sent=0, dropped=0)
+        self._past = Counter(connections=0, in_flight=0, opened=0, waits=0, sent=0, dropped=0)
         self._past_lock = _new_lock()
         self._closed = False
         _in_this_process.add(self)

@@ -522,16 +522,17 @@ def test_stats(scripted: Scripted) -> None:
         peer.echo()
 
     server, client = scripted(script)
-    names = ("connections", "in_flight", "opened", "sent", "dropped", "retries")
+    names = ("connections", "in_flight", "opened", "waits", "sent", "dropped", "retries")
     nothing = dict.fromkeys(names, 0)
     assert client.stats() == nothing
     calls = [begin(client.call, 1) for _ in range(4)]
     soon(lambda: len(server.lines) == 4)
     expected = {**nothing, "connections": 1, "opened": 1}
+    expected["waits"] = 3  # until the connection of the first call was open
     assert client.stats() == {**expected, "in_flight": 4, "sent": 4}
     calls.append(begin(client.call, 1))
     gevent.joinall(calls)
     client.notify(1)
     assert client.stats() == {**expected, "sent": 6}
     client.close()
-    assert client.stats() == {**nothing, "opened": 1, "sent": 6}
+    assert client.stats() == {**nothing, "opened": 1, "waits": 3, "sent": 6}

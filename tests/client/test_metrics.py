@@ -122,6 +122,7 @@ def test_counters_of_a_client_that_is_watched(table: gtcp.Commands) -> None:
         assert found["gtcp_client_connections_opened_total", where, where] == 1
         assert found["gtcp_client_requests_sent_total", where, where] == 1
         assert found["gtcp_client_retries_total", where, where] == 0
+        assert found["gtcp_client_pool_waits_total", where, where] == 0
         client.close()
         del client
         gc.collect()

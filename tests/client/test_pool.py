@@ -159,6 +159,7 @@ def test_pool_timeout(scripted: Scripted) -> None:
     assert type(error) is gtcp.PoolTimeout
     assert error.executed == "no"
     assert isinstance(error, TimeoutError)
+    assert client.stats()["waits"] == 1
     held.kill()
     assert client.call(1, {"n": 1}) == {"n": 1}
     assert [each["cmdid"] for each in server.lines] == [2, 0, 1]
