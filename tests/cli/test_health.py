@@ -50,6 +50,11 @@ def test_nothing_listens(refused: Callable[..., str], options: Any) -> None:
     assert "refused" in line
 
 
+def test_the_error_names_several_hosts_once(refused: Callable[..., str]) -> None:
+    hosts = f"127.0.0.1:{free_port()},127.0.0.1:{free_port()}"
+    assert refused(NOT_CONNECTED, "health", hosts).count(hosts) == 1
+
+
 @pytest.mark.parametrize(
     ("answer", "part"),
     [

@@ -47,7 +47,8 @@ def end(answer: Any, address: str) -> NoReturn:
         status = answer()
     except ProbeError as exc:
         number, why = exc.args
-        print(f"error: {address}: {why}", file=sys.stderr)  # noqa: T201  click is not loaded
+        named = why if why.startswith(address) else f"{address}: {why}"
+        print(f"error: {named}", file=sys.stderr)  # noqa: T201  click is not loaded
         sys.exit(number)
     print(status)  # noqa: T201
     sys.exit(0 if status == SERVING else NOT_SERVING)
