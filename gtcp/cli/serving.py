@@ -17,10 +17,10 @@ from typing import NoReturn, Protocol
 
 import click
 import msgspec
-from gevent import monkey
 
 from gtcp.cli.target import Target, TargetError, WrongTarget, load
 from gtcp.errors import SettingsError
+from gtcp.patching import patch_all
 from gtcp.server.address_check import check_addresses
 from gtcp.server.connections.scheduler import UnsupportedLoop, check_loop
 from gtcp.server.handshake.steps import make_handshake
@@ -106,7 +106,7 @@ def load_here(target: Target, layers: Layers, *, patch: bool) -> Server:
     log_config = layers(None).log_config
     _apply_log_config(log_config)
     if patch:
-        monkey.patch_all()
+        patch_all()
     server = load(target)
     server.settings = layers(server.settings)
     if server.settings.log_config != log_config:
@@ -350,7 +350,7 @@ def _answer_and_exit(pipe: int, answer: Callable[[], _Answer]) -> NoReturn:
 
 def _look(target: Target, layers: Layers, *, patch: bool) -> _Answer:
     if patch:
-        monkey.patch_all()
+        patch_all()
     try:
         server = load(target)
         settings = layers(server.settings)

@@ -29,7 +29,7 @@ from typing import Any
 
 import gevent
 import msgspec
-from gevent import get_hub, hub, monkey
+from gevent import get_hub, hub
 from gevent.event import Event
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import AppImportError
@@ -37,6 +37,7 @@ from gunicorn.util import set_owner_process
 from gunicorn.workers.base import Worker
 
 from gtcp.errors import SettingsError
+from gtcp.patching import patch_all
 from gtcp.server.commands.hooks import StartError
 from gtcp.server.draining import CUT_SECONDS
 from gtcp.server.ops.logger import SERVER
@@ -157,7 +158,7 @@ class GtcpWorker(Worker):
 
     def patch(self) -> None:
         """Have the standard library cooperate with gevent."""
-        monkey.patch_all()
+        patch_all()
 
     def load_wsgi(self) -> None:
         """Load the application.

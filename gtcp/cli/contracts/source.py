@@ -96,9 +96,9 @@ def _of_target(text: str) -> Contract:
 
 
 def _describe(target: Any) -> bytes:
-    from gevent import monkey
+    from gtcp.patching import patch_all
 
-    monkey.patch_all()
+    patch_all()
     from gtcp.cli.target import TargetError, load
     from gtcp.contract.describe import describe
     from gtcp.errors import SettingsError

@@ -1,8 +1,8 @@
 """The demo's server process. It exits at the end of its stdin, a pipe from the demo's process."""
 
-from gevent import monkey
+from gtcp.patching import patch_all
 
-monkey.patch_all()
+patch_all()
 
 import contextlib  # noqa: E402
 import os  # noqa: E402
