@@ -28,7 +28,7 @@ def composed(middleware: Iterable[Middleware], handler: Handler) -> Handler:
     """Return the handler with functions around it.
 
     Args:
-        middleware: the outermost first.
+        middleware: the outermost first; at least one.
         handler: takes the request; returns the result, or the iterator of a stream.
     """
 
@@ -36,10 +36,11 @@ def composed(middleware: Iterable[Middleware], handler: Handler) -> Handler:
         request._source.refusable = False
         return handler(request)
 
-    outermost = chained(middleware, call)
+    first, *others = middleware
+    following = chained(others, call)
 
     def run(request: Request[Any]) -> Any:
         request._source.refusable = True
-        return outermost(request)
+        return first(request, following)
 
     return run
