@@ -65,16 +65,18 @@ class Block:
     Attributes:
         deadline: what calls inherit, monotonic seconds; None for no deadline.
         outer: the block around it, or None.
+        request: the request that greenlets of ``spawn`` inherit; None if the greenlet has its own.
         greenlet: the greenlet that is stopped when its time has passed; None if there is none, or
             when the block has ended.
         shields: how many ``shield`` blocks are open inside, in that greenlet.
         deferred: what will be raised at the end of the outermost of them, or None.
     """
 
-    __slots__ = ("deadline", "deferred", "greenlet", "outer", "shields")
+    __slots__ = ("deadline", "deferred", "greenlet", "outer", "request", "shields")
 
     def __init__(self, deadline: float | None, outer: Block | None, greenlet: Any = None) -> None:
         self.deadline, self.outer, self.greenlet = deadline, outer, greenlet
+        self.request: Any = None if outer is None else outer.request
         self.shields = 0
         self.deferred: BaseException | None = None
 
@@ -97,6 +99,15 @@ def current() -> float | None:
         return innermost.deadline
     running = getcurrent()
     return running.running_deadline() if isinstance(running, Carrier) else None
+
+
+def current_request() -> Any:
+    """The request whose handler runs here, or has started this greenlet by ``spawn``; or None."""
+    running = getcurrent()
+    if isinstance(running, Carrier) and running.request is not None:
+        return running.request
+    innermost = block.get()
+    return None if innermost is None else innermost.request
 
 
 def remaining() -> float | None:
@@ -159,6 +170,8 @@ def _end(own: Block, timer: Any) -> None:
 def spawn(function: Callable[..., R], *args: Any, **kwargs: Any) -> gevent.Greenlet[..., R]:
     """Start a greenlet that inherits the context and the deadline of the current one.
 
+    What it logs names the request of the handler that has started it.
+
     The child is not cancelled with its parent's request, and a ``shield`` of the parent does not
     cover it.
 
@@ -170,8 +183,10 @@ def spawn(function: Callable[..., R], *args: Any, **kwargs: Any) -> gevent.Green
     Returns:
         gevent.Greenlet: already scheduled; ``get()`` returns the result of the function.
     """
+    inherited = Block(current(), None)
+    inherited.request = current_request()
     context = contextvars.copy_context()
-    context.run(block.set, Block(current(), None))
+    context.run(block.set, inherited)
     return gevent.spawn(context.run, function, *args, **kwargs)
 
 

@@ -8,9 +8,8 @@ from datetime import datetime, timezone
 from typing import Any
 
 import msgspec
-from greenlet import getcurrent
 
-from gtcp.deadline import Carrier
+from gtcp.deadline import current_request
 from gtcp.server.ops.logger import escape_json
 
 #: The attributes that a record of a request has, beside those of its trace.
@@ -25,8 +24,8 @@ class RequestFilter(logging.Filter):
 
     For formatters other than ``JsonFormatter``, which has one. The attributes are ``peer``,
     ``cmdid``, ``method`` and ``id`` of the request; with an OpenTelemetry SDK also ``trace_id`` and
-    ``span_id``, in hexadecimal. A record outside of handlers gets none of them. So does one logged
-    in a thread or in a greenlet that the handler has started.
+    ``span_id``, in hexadecimal. A record outside of handlers gets none of them. A record of a
+    greenlet that a handler has started by ``gtcp.spawn`` gets them, one of a thread does not.
     """
 
     def __init__(self) -> None:
@@ -41,8 +40,7 @@ class RequestFilter(logging.Filter):
         Returns:
             bool: True.
         """
-        greenlet = getcurrent()
-        request = greenlet.request if isinstance(greenlet, Carrier) else None
+        request = current_request()
         if request is not None and request._command is not None and not hasattr(record, "peer"):
             record.peer, record.id = request._source.connection.address, request.id
             record.cmdid, record.method = request.cmdid, request._command.name

@@ -6,6 +6,7 @@ import json
 import logging
 from typing import Any
 
+import gevent
 import pytest
 
 import gtcp
@@ -62,6 +63,26 @@ def test_the_filter_gives_other_formatters_the_request(kept: Kept) -> None:
     peer, rest = text.split(" ", 1)
     assert peer.startswith("127.0.0.1:")
     assert rest == "7 pay a paid"
+
+
+def test_a_greenlet_started_by_spawn_logs_the_request(kept: Kept) -> None:
+    table = gtcp.Commands()
+
+    def work(number: int) -> None:
+        with gtcp.deadline(5):
+            logging.getLogger("tests.json").info("work %d", number)
+
+    @table.handler(7)
+    def pay(request: gtcp.Request) -> None:
+        gtcp.spawn(work, 1).get()
+        gevent.spawn(logging.getLogger("tests.json").info, "on its own").get()
+
+    with serving(table) as running, running.line() as line:
+        line.ask({"cmdid": 7, "id": "a"})
+        line.ask({"cmdid": 7, "id": "b"})
+    entries = [json.loads(each) for each in kept.lines]
+    assert [each.get("id") for each in entries] == ["a", None, "b", None]
+    assert entries[0]["method"] == "pay"
 
 
 def test_the_trace_is_part_of_the_line(kept: Kept) -> None:
