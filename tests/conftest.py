@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,10 +39,27 @@ def pytest_runtest_makereport(
     return report
 
 
+#: Folders whose tests do not measure the coverage of their own process: they only start programs,
+#: or repeat under load what others measure. Measuring makes a process several times slower.
+UNMEASURED = {"benchmarks", "documentation", "ledger", "libraries", "recipes", "reliability"}
+
 #: Folders whose tests measure the coverage of the programs that they start. It doubles the time
 #: that a program takes to start, so the others leave it out.
 MEASURED = {"cli", "client", "server", "testing"}
 ROOT = Path(__file__).parent
+
+
+def folder_of(item: pytest.Item) -> str:
+    """Return the folder of a test below this one, "" if there is none."""
+    inside = item.path.is_relative_to(ROOT)
+    return item.path.relative_to(ROOT).parts[0] if inside else ""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of the folders above."""
+    for item in items:
+        if folder_of(item) in UNMEASURED:
+            item.add_marker("no_cover")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -51,19 +69,32 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     Of tests that run under gunicorn and under ``gtcp serve`` only the latter are measured: gtcp's
     worker is the same.
     """
-    inside = item.path.is_relative_to(ROOT)
-    folder = item.path.relative_to(ROOT).parts[0] if inside else ""
-    if folder in MEASURED and "[gunicorn" not in item.name:
+    if folder_of(item) in MEASURED and "[gunicorn" not in item.name:
         return (yield)
-    variables = {
-        name: os.environ[name] for name in os.environ if name.startswith("COVERAGE_PROCESS")
-    }
-    for name in variables:
-        del os.environ[name]
+    names = [name for name in os.environ if name.startswith("COVERAGE_PROCESS")]
+    variables = {name: os.environ.pop(name) for name in names}
     try:
         return (yield)
     finally:
         os.environ.update(variables)
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Do not trace tests with the marker ``no_cover``.
+
+    pytest-cov pauses one measurement, but has started two in each process of xdist.
+    """
+    if item.get_closest_marker("no_cover") is None:
+        return (yield)
+    here, threads = sys.gettrace(), threading.gettrace()
+    sys.settrace(None)
+    threading.settrace(None)  # type: ignore[arg-type]
+    try:
+        return (yield)
+    finally:
+        sys.settrace(here)
+        threading.settrace(threads)  # type: ignore[arg-type]
 
 
 @pytest.fixture(autouse=True)

@@ -28,16 +28,20 @@ PATIENCE = 20.0
 def eventually(condition: Callable[[], Any], seconds: float = PATIENCE) -> Any:
     """Return the value of the condition once it is true; polls, so it works across threads.
 
+    Polls less often the longer it takes: what is waited for may need the processor.
+
     Raises:
         AssertionError: it did not come true in time.
     """
     until = time.monotonic() + seconds
+    pause = 0.002
     while True:
         outcome = condition()
         if outcome:
             return outcome
         assert time.monotonic() < until, f"not within {seconds} s: {condition}"
-        time.sleep(0.002)
+        time.sleep(pause)
+        pause = min(1.2 * pause, 0.02)
 
 
 class Gate:

@@ -275,17 +275,18 @@ def test_a_unix_socket_left_behind_is_taken_by_workers(app: Path) -> None:
 
 
 def test_a_target_that_leads_nowhere_is_one_line(app: Path) -> None:
+    """Status 2 where TARGET itself is wrong, 1 where the application fails; workers or not."""
     (app / "folder").mkdir()
     (app / "wrong.py").write_text("import gtcp\nserver = gtcp.Server(gtcp.Settings(port=-1))\n")
-    """Status 2 where TARGET itself is wrong, 1 where the application fails; workers or not."""
-    for status, target, says in (
-        (2, "nosuch", "can't import 'nosuch' from "),
-        (2, "./folder", "./folder is a directory: give the file in it, or a module's name"),
-        (2, "app:nosuch", "app has no 'nosuch'; it has server"),
-        (2, "app:os", "app:os is a module: expected a gtcp.Server or gtcp.Commands"),
-        (1, "wrong", "wrong.py, line 2: SettingsError: port: expected an integer"),
+    each: tuple[list[str], ...] = ([], ["--workers", "2"], ["--check-config"], ["--print-config"])
+    for status, target, says, ways in (
+        (2, "nosuch", "can't import 'nosuch' from ", each),
+        (2, "./folder", "./folder is a directory: give the file in it, or a module's name", [[]]),
+        (2, "app:nosuch", "app has no 'nosuch'; it has server", [[]]),
+        (2, "app:os", "app:os is a module: expected a gtcp.Server or gtcp.Commands", [[]]),
+        (1, "wrong", "wrong.py, line 2: SettingsError: port: expected an integer", each),
     ):
-        for flags in ([], ["--workers", "2"], ["--check-config"], ["--print-config"]):
+        for flags in ways:
             line = fails(status, "serve", target, *flags, cwd=app)
             assert line.startswith(f"error: {says}")
 

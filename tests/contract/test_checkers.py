@@ -71,6 +71,7 @@ def test_ruff_does_not_change_the_format_of_a_stub(tmp_path: Path) -> None:
     check(tmp_path, "ruff", "format", "--isolated", "--target-version", "py310", "--diff", ".")
 
 
+@pytest.mark.no_cover
 @pytest.mark.programs
 def test_mypy_finds_nothing(folder: Path) -> None:
     need("mypy")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -67,6 +68,7 @@ def annotation(module: Any) -> Any:
     return eval(kind, {**vars(module), "module": module}) if kind != "None" else None
 
 
+@pytest.mark.no_cover
 @settings(max_examples=200)
 @given(st.data())
 def test_what_is_accepted_can_be_decoded(data: Any) -> None:

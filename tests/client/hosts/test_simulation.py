@@ -16,7 +16,7 @@ from gtcp.client.hosts.resolver import Host
 from gtcp.client.retry import Retry
 from gtcp.errors import ConnectError, GtcpError
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.no_cover]
 
 SERVICE_SECONDS = 0.005
 SLOTS = 4
@@ -136,9 +136,9 @@ def simulate(seed: int, rate: float, hosts: int = 200) -> tuple[World, list[Serv
 
 def test_the_load_is_spread() -> None:
     world, servers, told = simulate(1, 40)
-    world.run(3.0)
+    world.run(2.0)
     mean = sum(each.handled for each in servers) / len(servers)
-    assert max(each.handled for each in servers) < 1.5 * mean  # 120 calls each, at random
+    assert max(each.handled for each in servers) < 1.5 * mean  # 80 calls each, at random
     assert told["failed"] == 0
 
 
@@ -147,9 +147,9 @@ def test_slow_servers_get_less_and_the_others_do_not_suffer() -> None:
     slow, fast = servers[:20], servers[20:]
     for each in slow:
         each.slowness = 10.0
-    world.run(3.0)
+    world.run(2.0)
     before = {each: each.handled for each in servers}
-    world.run(5.0)
+    world.run(3.5)
     handled = [sum(each.handled - before[each] for each in group) for group in (slow, fast)]
     assert handled[0] / len(slow) < 0.65 * handled[1] / len(fast)
     assert told["failed"] == 0

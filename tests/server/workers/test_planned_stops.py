@@ -26,7 +26,7 @@ from tests.server.services import (
     write_app,
 )
 
-pytestmark = pytest.mark.programs
+pytestmark = [pytest.mark.programs, pytest.mark.no_cover]
 
 
 @pytest.fixture

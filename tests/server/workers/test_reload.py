@@ -24,7 +24,7 @@ from tests.server.services import (
 )
 from tests.server.workers.gunicorn_process import GUNICORN, Supervised
 
-pytestmark = pytest.mark.programs
+pytestmark = [pytest.mark.programs, pytest.mark.no_cover]
 
 KEPT = "the old workers are kept: "
 
@@ -64,64 +64,52 @@ def gunicorn(folder: Path) -> Iterator[Start]:
         yield start
 
 
+#: Code that can't be loaded, and what the log says of it.
+BROKEN = {
+    "if": "SyntaxError",
+    "import no_such_module": "No module named 'no_such_module'",
+    "raise RuntimeError('not\\ntoday')": "RuntimeError: not",
+    "raise SystemExit(3)": "",
+    "os._exit(3)": "ended the process",
+    "gtcp.Settings(port=99999)": "port: expected",
+    "os.environ['GTCP_NO_SUCH'] = '1'": "GTCP_NO_SUCH",
+    "os.environ['GTCP_TLS_CERT'] = 'no_such.pem'": "no_such.pem",
+}
+
+
 class TestBroken:
-    @pytest.mark.parametrize(
-        ("before", "said"),
-        [
-            ("if", "SyntaxError"),
-            ("import no_such_module", "No module named 'no_such_module'"),
-            ("raise RuntimeError('not\\ntoday')", "RuntimeError: not"),
-            ("raise SystemExit(3)", ""),
-            ("os._exit(3)", "ended the process"),
-            ("gtcp.Settings(port=99999)", "port: expected"),
-            ("os.environ['GTCP_NO_SUCH'] = '1'", "GTCP_NO_SUCH"),
-        ],
-    )
-    def test_code_that_cannot_be_loaded_changes_nothing(
-        self, start: Start, folder: Path, before: str, said: str
-    ) -> None:
+    def test_code_that_cannot_be_loaded_changes_nothing(self, start: Start, folder: Path) -> None:
         service = start()
         where = service.where
         old = service.children
-        write_app(folder, "new", before)
-        service.send(signal.SIGHUP)
-        service.wait_for(KEPT)
-        (line,) = [line for line in service.log.splitlines() if KEPT in line]
-        assert said in line
-        service.until(lambda: service.children == old)
-        assert call(where, VERSION) == "old"
+        for number, (before, said) in enumerate(BROKEN.items(), 1):
+            write_app(folder, "new", before)
+            service.send(signal.SIGHUP)
+            service.wait_for(KEPT, number)
+            lines = [line for line in service.log.splitlines() if KEPT in line]
+            assert len(lines) == number
+            assert said in lines[-1]
+            service.until(lambda: service.children == old)
+            assert call(where, VERSION) == "old"
         assert "Traceback" not in service.log
         write_app(folder, "new")
         service.replace()
         assert call(where, VERSION) == "new"
 
-    def test_a_server_that_could_not_start_changes_nothing(
-        self, start: Start, folder: Path
-    ) -> None:
-        service = start()
-        where = service.where
-        old = service.children
-        write_app(folder, "new", "os.environ['GTCP_TLS_CERT'] = 'no_such.pem'")
-        service.send(signal.SIGHUP)
-        service.wait_for(KEPT)
-        assert "no_such.pem" in service.log
-        service.until(lambda: service.children == old)
-        assert call(where, VERSION) == "old"
-
-    @pytest.mark.parametrize("text", ["workers =", "workers = 'many'", "certfile = 'x'"])
     def test_a_broken_configuration_of_gunicorn_changes_nothing(
-        self, gunicorn: Start, folder: Path, text: str
+        self, gunicorn: Start, folder: Path
     ) -> None:
         file = folder / "conf.py"
         file.write_text("workers = 2\n")
         service = gunicorn("-c", str(file))
         where = service.where
         old = service.children
-        file.write_text(text)
-        service.send(signal.SIGHUP)
-        service.wait_for(KEPT)
-        service.until(lambda: service.children == old)
-        assert call(where, VERSION) == "old"
+        for number, text in enumerate(["workers =", "workers = 'many'", "certfile = 'x'"], 1):
+            file.write_text(text)
+            service.send(signal.SIGHUP)
+            service.wait_for(KEPT, number)
+            service.until(lambda: service.children == old)
+            assert call(where, VERSION) == "old"
 
     def test_a_broken_file_of_settings_changes_nothing(self, folder: Path) -> None:
         file = folder / "settings.toml"
