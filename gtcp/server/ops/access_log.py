@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from gevent import spawn
 
 from gtcp.protocol.messages import Failure, Success
-from gtcp.server.ops.json_format import AccessLine, JsonFormatter, text_of, timestamp
+from gtcp.server.ops.json_format import JsonFormatter, access_text
 from gtcp.server.ops.logger import ACCESS, Console, EscapingFormatter
 from gtcp.server.ops.metrics import OTHER
 
@@ -124,7 +124,9 @@ class AccessLog:
         if console is not None:
             record = self._record()
             if type(console.formatter) is JsonFormatter:
-                console.write_text(record, lambda: text_of(self._json(record, entries)))
+                console.write_text(
+                    record, lambda: access_text(record, entries, FORMATS, self._method)
+                )
             else:
                 console.write_lines(record, [FORMATS[len(entry)] % entry for entry in entries])
             return
@@ -132,18 +134,11 @@ class AccessLog:
             record = self._record(FORMATS[len(entry)] % entry)
             vars(record).update(zip(NAMES, entry, strict=False))
             record.duration_ms = round(entry[3], 3)
-            record.method = self._methods.get(entry[1], OTHER)
+            record.method = self._method(entry[1])
             self._log.handle(record)
 
-    def _json(self, record: logging.LogRecord, entries: list[Entry]) -> list[AccessLine]:
-        time, level, pid = timestamp(record.created), record.levelname, record.process
-        return [
-            AccessLine(
-                *(time, level, record.name, pid, FORMATS[len(entry)] % entry, entry[0], entry[1]),
-                *(self._methods.get(entry[1], OTHER), entry[2], round(entry[3], 3), *entry[4:]),
-            )
-            for entry in entries
-        ]
+    def _method(self, cmdid: int) -> str:
+        return self._methods.get(cmdid, OTHER)
 
     def _record(self, line: str = "") -> logging.LogRecord:
         name = self._log.name

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -14,6 +16,9 @@ from gtcp.server.ops.logger import escape_json
 
 #: The attributes that a record of a request has, beside those of its trace.
 FIELDS = ("peer", "cmdid", "method", "id")
+
+#: Returns the name of the command with a cmdid.
+Method = Callable[[int], str]
 
 #: Further attributes of the access log's records, and of traces.
 MORE = ("code", "duration_ms", "received_bytes", "sent_bytes", "items", "trace_id", "span_id")
@@ -91,30 +96,41 @@ class JsonFormatter(logging.Formatter):
         return line_of(entry)
 
 
-class AccessLine(msgspec.Struct, omit_defaults=True):
-    """A line of the access log, as ``JsonFormatter`` would write it."""
+def access_text(
+    record: logging.LogRecord, entries: list[Any], formats: Mapping[int, str], method: Method
+) -> str:
+    """Return lines of the access log as ``JsonFormatter`` would write them, each with its newline.
 
-    time: str
-    level: str
-    logger: str
-    pid: int | None
-    message: str
-    peer: str
-    cmdid: int
-    method: str
-    code: int
-    duration_ms: float
-    received_bytes: int
-    sent_bytes: int
-    items: int | None = None
+    Args:
+        record: what all lines share.
+        entries: the values of each line; see ``gtcp.server.ops.access_log.Entry``.
+        formats: the messages by the number of values.
+        method: returns the name of a command.
+    """
+    shared = {
+        "time": timestamp(record.created),
+        "level": record.levelname,
+        "logger": record.name,
+        "pid": record.process,
+    }
+    head = line_of(shared)[:-1]
+    lines = []
+    for entry in entries:
+        address, cmdid, code, taken, received, sent, *items = entry
+        peer = _quoted(address)[1:-1]
+        message = formats[len(entry)] % (peer, cmdid, code, taken, received, sent, *items)
+        more = f',"items":{items[0]}' if items else ""
+        lines.append(
+            f'{head},"message":"{message}","peer":"{peer}","cmdid":{cmdid},'
+            f'"method":{_quoted(method(cmdid))},"code":{code},"duration_ms":{taken:.3f},'
+            f'"received_bytes":{received},"sent_bytes":{sent}{more}}}\n'
+        )
+    return "".join(lines)
 
 
-def text_of(lines: list[AccessLine]) -> str:
-    """Return lines of the access log as JSON, each with its newline."""
-    return escape_json(_encoder.encode_lines(lines).decode())
-
-
-_encoder = msgspec.json.Encoder()
+@lru_cache(maxsize=10_000)
+def _quoted(text: str) -> str:
+    return escape_json(msgspec.json.encode(_plain(text)).decode())
 
 
 def line_of(entry: dict[str, Any]) -> str:
