@@ -31,5 +31,5 @@ def may_be_secret(text: object) -> bool:
 
 
 def shown(text: str) -> str:
-    """The text, or what stands for it."""
+    """Return the text; if it may be a secret, the mask."""
     return MASK if may_be_secret(text) else text

@@ -49,7 +49,7 @@ class ClientCall(msgspec.Struct, kw_only=True):
 
     @property
     def command(self) -> Any:
-        """Its number, or its name."""
+        """The number of the command, or its name."""
         return self.cmdid if self.name is None else self.name
 
 

@@ -56,7 +56,7 @@ BINARY = frozenset({"bytes", "bytearray", "memoryview"})
 
 
 class ContractError(ValueError):
-    """It is no contract, or of a newer format: one line that says so."""
+    """The text is not a contract, or one of a newer format; the message is one line."""
 
 
 class Type(msgspec.Struct, omit_defaults=True, frozen=True):
@@ -113,7 +113,7 @@ class Field(msgspec.Struct, omit_defaults=True, frozen=True):
 
     @property
     def wire_name(self) -> str:
-        """Its name on the wire."""
+        """The name of the field in the JSON."""
         return self.encode_name or self.name
 
 

@@ -72,7 +72,7 @@ class Origin(Protocol):
 
 
 class Progress(msgspec.Struct, gc=False):
-    """How far a stream is.
+    """The progress of a stream.
 
     Attributes:
         asked: when the handler was asked for the item that it works on, monotonic seconds; None
@@ -137,7 +137,7 @@ class Request(msgspec.Struct, Generic[T], kw_only=True):
 
     @property
     def timestamp(self) -> int:
-        """When it was sent, in Unix seconds; the time of arrival if the caller did not say."""
+        """When the request was sent, in Unix seconds; when it arrived if the caller did not say."""
         sent = _whole_seconds(self._sent)
         if not sent:
             arrived: float = self._source.arrived if self._source is not None else monotonic()

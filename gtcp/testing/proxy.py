@@ -222,7 +222,7 @@ class FaultProxy:
         self._pairs.discard(pair)
 
     def _spoiled(self, line: bytes) -> bytes:
-        """A reply line with the faults in it that wait for one."""
+        """Return a reply line with the faults that were asked for."""
         if self._pending["duplicate"] > 0:
             self._pending["duplicate"] -= 1
             return line + line
@@ -232,7 +232,7 @@ class FaultProxy:
         return line
 
     def _passes(self, direction: Direction, piece: bytes) -> tuple[bytes, bool]:
-        """How much of a piece passes, and whether the connection is cut after it."""
+        """Return the part of a piece that passes, and whether the connection is cut after it."""
         left = self._cuts.get(direction)
         if left is None:
             return piece, False

@@ -278,7 +278,7 @@ class TlsSocket:
         return self._nothing_more()
 
     def _push_answers(self) -> None:
-        """Send what TLS itself answers to what was read; limit what waits for a peer."""
+        """Send TLS's own answers to received data; fail if too many of them are unread."""
         if len(self._unsent) + self._out.pending > MAX_UNSENT_BYTES:
             self._end = TlsFailed(errno.EPROTO, "TLS failed: the peer reads no answers")
         elif not self._under_way:
@@ -297,7 +297,7 @@ class TlsSocket:
         return b""
 
     def _see_the_end_later(self) -> None:
-        """Data came together with the end: leave the socket readable, so that it is seen."""
+        """Leave the socket readable after data that came together with its end."""
         if self._at_end or self._end is not None:
             with contextlib.suppress(OSError):  # then it is readable anyway
                 self._sock.shutdown(socket.SHUT_RD)

@@ -35,7 +35,7 @@ NO_ANSWER = "no answer"
 
 
 class Progress:
-    """How far connecting got, for the message of an error.
+    """The progress of connecting, for the message of an error.
 
     Args:
         host: the host as the user wrote it.

@@ -55,7 +55,7 @@ Dialled: TypeAlias = "tuple[Stream, bytes]"
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """How a client's connections are opened and shared.
+    """Options of a client: how its connections are opened and shared.
 
     Attributes:
         connect_timeout: seconds for name resolution and connecting, within the deadline.

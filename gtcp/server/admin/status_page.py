@@ -37,7 +37,7 @@ class StatusPage:
         return Page("200 OK", "text/html; charset=utf-8", body)
 
     def json(self) -> Page:
-        """Return the status of the moment."""
+        """Return the current status of the service as JSON."""
         return Page("200 OK", _JSON, msgspec.json.encode(self._status()))
 
     def events(self) -> Page:

@@ -187,7 +187,7 @@ class Command:
         return wrapped
 
     def describe(self) -> dict[str, Any]:
-        """Its row in the answer to ``{"op": "commands"}``."""
+        """Return the command's row in the answer to ``{"op": "commands"}``."""
         return {
             **self.describe_briefly(),
             "doc": self.doc,

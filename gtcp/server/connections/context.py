@@ -123,7 +123,7 @@ class Context:
 
     @property
     def is_flooded(self) -> bool:
-        """Whether connections are closed without a refusal: even those exceed a limit."""
+        """Whether there are so many connections that further ones are closed without a reply."""
         return self.admitted >= self.max_connections and not self.may_linger
 
     def opened(self, connection: Any) -> None:

@@ -233,7 +233,7 @@ class GtcpArbiter(Arbiter):
         super().reexec()
 
     def halt(self, reason: str | None = None, exit_status: int = 0) -> None:
-        """End; when one worker after another fails to load the application, too."""
+        """End the service, even if a worker that can't load the application interrupts this."""
         while True:
             try:
                 super().halt(reason, exit_status)
