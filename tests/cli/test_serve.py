@@ -249,6 +249,7 @@ def test_the_announcement_is_printed_once_it_listens(
     assert seen[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_stderr_that_nobody_reads_stops_nothing(workers: str, app: Path) -> None:
     flags = ["--bind", "127.0.0.1:0", "--access-log", "--workers", workers]

@@ -50,6 +50,7 @@ def run(name: str, address: str, every: int) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_an_exception_at_any_instruction(name: str, address: str) -> None:
     """Each instruction of a plain call; of the others every third, to save time."""

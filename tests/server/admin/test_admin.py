@@ -252,6 +252,7 @@ def scraped(port: int) -> dict[Any, float]:
         return defaultdict(float)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["serve", "gunicorn"])
 def test_one_scrape_has_the_sum_of_all_workers(
     kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch

@@ -682,6 +682,7 @@ class TestInFlight:
             line.send(*[{"cmdid": 2, "params": {"n": n}} for n in range(50)])
             assert [each["result"]["n"] for each in line.replies(50)] == list(range(50))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "limits",
         [{"max_in_flight_per_connection": 10}, {"max_line_bytes": 50_000}],

@@ -145,6 +145,7 @@ def test_the_event_loop_writes_the_rest(stream: LogStream, ends: Ends) -> None:
     assert stream._watcher is None
 
 
+@pytest.mark.slow
 def test_a_forked_child_does_not_write_what_its_parent_has_not(
     stream: LogStream, ends: Ends
 ) -> None:

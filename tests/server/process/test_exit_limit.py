@@ -33,6 +33,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         yield start
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cmdid", "flags", "hangs"),
     [

@@ -30,6 +30,7 @@ def log_much(address: str) -> None:
             assert {line.reply()["id"] for _ in range(100)} == set(range(start, start + 100))
 
 
+@pytest.mark.slow
 @MODES
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_serves_and_ends(tmp_path: Path, flags: tuple[str, ...], number: signal.Signals) -> None:
