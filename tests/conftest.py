@@ -22,6 +22,17 @@ settings.load_profile("gtcp")
 pytest_plugins = ["pytester"]
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Have the programs that tests start write no bytecode.
+
+    Python takes a module that was changed within a second, to the same size, for unchanged. The
+    processes of xdist are started before, and keep the bytecode of the tests.
+    """
+    config = session.config
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
+        os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
