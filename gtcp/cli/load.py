@@ -108,6 +108,7 @@ class Load:
         self._pool = Pool(plan.concurrency)
         self._begin = self._end = 0.0
         self._director: Any = None
+        self._stopped = False
 
     @property
     def elapsed(self) -> float:
@@ -126,6 +127,7 @@ class Load:
 
     def stop(self) -> None:
         """Start no more calls and abandon those in flight."""
+        self._stopped = True  # the director may run once more before it is killed
         self._end = min(self._end, monotonic())
         self._director.kill(block=False)
         self._pool.kill(block=False)
@@ -158,6 +160,8 @@ class Load:
             _wait_until(due)
             if not self._pool.wait_available(max(0.0, self._end - monotonic())):
                 self.tally.unsent = planned - number
+                return
+            if self._stopped:
                 return
             self._pool.spawn(self._call, due)
         _wait_until(self._end)

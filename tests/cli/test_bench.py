@@ -263,6 +263,24 @@ def test_a_server_that_refuses_gets_no_load(said: bytes, shown: str, refused: An
         assert shown in refused(1, "bench", where, "1", "-d", "600")
 
 
+class Unharmed:
+    """A greenlet that is killed only after it has run once more."""
+
+    def kill(self, block: bool) -> None:
+        assert not block
+
+
+def test_no_call_is_started_after_a_stop() -> None:
+    gate = Gate()
+    with serving(table(gate)) as server, gtcp.Client(server.address) as client:
+        load = Load(client, plan(WAIT, concurrency=50, seconds=600, rate=200))
+        running = gevent.spawn(load.run)
+        eventually(lambda: gevent.sleep(0.01) or gate.waiting >= 5)
+        load._director = Unharmed()
+        load.stop()
+        assert running.get(timeout=PATIENCE).abandoned >= 5
+
+
 @pytest.mark.parametrize("rate", [[], ["--rate", "200"]])
 @pytest.mark.parametrize("answered", [True, False])
 def test_interrupted_it_sums_up(answered: bool, rate: list[str]) -> None:
