@@ -23,7 +23,7 @@ html_title = f"gtcp {release}"
 html_static_path = ["_static"]
 html_css_files = ["gtcp.css"]
 
-# Console blocks: the prompt is highlighted, and left out of what is copied.
+# Of console blocks, do not copy line numbers, prompts and output.
 copybutton_exclude = ".linenos, .gp, .go"
 
 myst_enable_extensions = ["colon_fence", "deflist"]

@@ -32,10 +32,10 @@ class Named(msgspec.Struct, gc=False):
     deprecated: str | None = None
 
 
-def warn_if_deprecated(command: Named, frames: int) -> None:
-    """Issue the warning of a command that is deprecated, so many frames up."""
-    if command.deprecated is not None:
-        message = f"{command.name} is deprecated: {command.deprecated}"
+def warn_if_deprecated(name: str, deprecated: str | None, frames: int) -> None:
+    """Issue the warning of a command, so many frames up, if it is deprecated."""
+    if deprecated is not None:
+        message = f"{name} is deprecated: {deprecated}"
         warnings.warn(message, DeprecationWarning, stacklevel=frames)
 
 
@@ -99,7 +99,7 @@ class NamedConnection:
         command = self.find(name, deadline)
         if isinstance(command, Reply):
             return command
-        warn_if_deprecated(command, FRAMES)
+        warn_if_deprecated(command.name, command.deprecated, FRAMES)
         return self.connection.call(command.cmdid, params, deadline, meta, raw)
 
     def find(self, name: Any, deadline: float | None) -> Named | Reply:

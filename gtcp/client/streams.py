@@ -243,7 +243,7 @@ def _attempt(
         connection = connection.connection
         if isinstance(command, Reply):
             raise _refused(connection, command, errors)
-        warn_if_deprecated(command, FRAMES)
+        warn_if_deprecated(command.name, command.deprecated, FRAMES)
         cmdid = command.cmdid
     if asked.result is not Any:
         connection.keep_raw()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -11,6 +10,7 @@ import msgspec
 from gtcp.arguments import wrong_type
 from gtcp.client.calls import Default
 from gtcp.client.client import Client
+from gtcp.client.names import warn_if_deprecated
 from gtcp.errors import CommandError, RemoteError, received
 from gtcp.protocol.messages import NOT_FOUND
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 _NULL = msgspec.Raw(b"null")
 
 #: Frames from where a method of a stub is called to where its warning is issued.
-_FRAMES = 3
+_FRAMES = 4
 
 
 class Stub:
@@ -60,9 +60,7 @@ class Stub:
             errors: the classes of the errors that it declares.
             deprecated: what to warn with.
         """
-        if deprecated is not None:
-            message = f"{name} is deprecated: {deprecated}"
-            warnings.warn(message, DeprecationWarning, stacklevel=_FRAMES)
+        warn_if_deprecated(name, deprecated, _FRAMES)
         try:
             return self._client.call(
                 cmdid,
@@ -95,9 +93,7 @@ class Stub:
         deprecated: str | None = None,
     ) -> Iterator[Any]:
         """Call a command that streams; see ``Client.stream``. For the rest as ``_call``."""
-        if deprecated is not None:
-            message = f"{name} is deprecated: {deprecated}"
-            warnings.warn(message, DeprecationWarning, stacklevel=_FRAMES)
+        warn_if_deprecated(name, deprecated, _FRAMES)
         stream = self._client.stream(
             cmdid,
             params,

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from gevent import spawn
 
 from gtcp.protocol.messages import Failure, Success
-from gtcp.server.ops.json_format import JsonFormatter, access_text
+from gtcp.server.ops.json_format import JsonFormatter, line_of, origin, quoted
 from gtcp.server.ops.logger import ACCESS, Console, EscapingFormatter
 from gtcp.server.ops.metrics import OTHER
 
@@ -124,9 +124,7 @@ class AccessLog:
         if console is not None:
             record = self._record()
             if type(console.formatter) is JsonFormatter:
-                console.write_text(
-                    record, lambda: access_text(record, entries, FORMATS, self._method)
-                )
+                console.write_text(record, lambda: self._json(record, entries))
             else:
                 console.write_lines(record, [FORMATS[len(entry)] % entry for entry in entries])
             return
@@ -136,6 +134,22 @@ class AccessLog:
             record.duration_ms = round(entry[3], 3)
             record.method = self._method(entry[1])
             self._log.handle(record)
+
+    def _json(self, record: logging.LogRecord, entries: list[Entry]) -> str:
+        """Return the lines as ``JsonFormatter`` would write them, each with its newline."""
+        head = line_of(origin(record))[:-1]
+        lines = []
+        for entry in entries:
+            address, cmdid, code, taken, received, sent, *items = entry
+            peer = quoted(address)[1:-1]
+            message = FORMATS[len(entry)] % (peer, *entry[1:])
+            more = f',"items":{items[0]}' if items else ""
+            lines.append(
+                f'{head},"message":"{message}","peer":"{peer}","cmdid":{cmdid},'
+                f'"method":{quoted(self._method(cmdid))},"code":{code},"duration_ms":{taken:.3f},'
+                f'"received_bytes":{received},"sent_bytes":{sent}{more}}}\n'
+            )
+        return "".join(lines)
 
     def _method(self, cmdid: int) -> str:
         return self._methods.get(cmdid, OTHER)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from functools import lru_cache
 from typing import Any
@@ -16,9 +15,6 @@ from gtcp.server.ops.logger import escape_json
 
 #: The attributes that a record of a request has, beside those of its trace.
 FIELDS = ("peer", "cmdid", "method", "id")
-
-#: Returns the name of the command with a cmdid.
-Method = Callable[[int], str]
 
 #: Further attributes of the access log's records, and of traces.
 MORE = ("code", "duration_ms", "received_bytes", "sent_bytes", "items", "trace_id", "span_id")
@@ -78,13 +74,7 @@ class JsonFormatter(logging.Formatter):
             str: a JSON object; it escapes line breaks and control characters.
         """
         self._filter.filter(record)
-        entry: dict[str, Any] = {
-            "time": timestamp(record.created),
-            "level": record.levelname,
-            "logger": record.name,
-            "pid": record.process,
-            "message": record.getMessage(),
-        }
+        entry = {**origin(record), "message": record.getMessage()}
         for name in (*FIELDS, *MORE):
             value = getattr(record, name, None)
             if value is not None:
@@ -96,40 +86,19 @@ class JsonFormatter(logging.Formatter):
         return line_of(entry)
 
 
-def access_text(
-    record: logging.LogRecord, entries: list[Any], formats: Mapping[int, str], method: Method
-) -> str:
-    """Return lines of the access log as ``JsonFormatter`` would write them, each with its newline.
-
-    Args:
-        record: what all lines share.
-        entries: the values of each line; see ``gtcp.server.ops.access_log.Entry``.
-        formats: the messages by the number of values.
-        method: returns the name of a command.
-    """
-    shared = {
+def origin(record: logging.LogRecord) -> dict[str, Any]:
+    """Return the entries of a line that say when and where its record was made."""
+    return {
         "time": timestamp(record.created),
         "level": record.levelname,
         "logger": record.name,
         "pid": record.process,
     }
-    head = line_of(shared)[:-1]
-    lines = []
-    for entry in entries:
-        address, cmdid, code, taken, received, sent, *items = entry
-        peer = _quoted(address)[1:-1]
-        message = formats[len(entry)] % (peer, cmdid, code, taken, received, sent, *items)
-        more = f',"items":{items[0]}' if items else ""
-        lines.append(
-            f'{head},"message":"{message}","peer":"{peer}","cmdid":{cmdid},'
-            f'"method":{_quoted(method(cmdid))},"code":{code},"duration_ms":{taken:.3f},'
-            f'"received_bytes":{received},"sent_bytes":{sent}{more}}}\n'
-        )
-    return "".join(lines)
 
 
 @lru_cache(maxsize=10_000)
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """Return a text as a JSON string, with its quotation marks. It remembers the last ones."""
     return escape_json(msgspec.json.encode(_plain(text)).decode())
 
 
