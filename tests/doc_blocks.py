@@ -136,6 +136,13 @@ def parse(text: str) -> Iterator[Block]:
             marks = {}
 
 
+def file_of(document: Path, name: str) -> str:
+    """Return the one block of a document that is a file of this name."""
+    blocks = parse(document.read_text())
+    (block,) = [each for each in blocks if each.text.startswith(f"# {name}\n")]
+    return block.text
+
+
 def check_marks(marks: dict[str, str | None], number: int) -> None:
     for name, value in marks.items():
         if name not in MARKS:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.cli.processes import Served, run, served
-from tests.doc_blocks import parse
+from tests.doc_blocks import file_of
 from tests.helpers import Line, eventually, free_port
 from tests.recipes.postgres import INSTALLED, Postgres, postgres
 
@@ -36,10 +36,7 @@ ADD, NAMES, BY_HAND = 1, 2, 3
 
 def program(name: str) -> str:
     """Return a program of the document."""
-    (block,) = [
-        each for each in parse(DOCUMENT.read_text()) if each.text.startswith(f"# {name}.py\n")
-    ]
-    return block.text
+    return file_of(DOCUMENT, f"{name}.py")
 
 
 def without_request_hooks(source: str) -> str:

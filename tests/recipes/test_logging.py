@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.cli.processes import Served, served
-from tests.doc_blocks import parse
+from tests.doc_blocks import file_of
 
 pytestmark = pytest.mark.programs
 
@@ -27,12 +27,6 @@ def hello(request):
 """
 
 
-def block(file: str) -> str:
-    """Return a file of the document."""
-    (found,) = [each for each in parse(DOCUMENT.read_text()) if each.text.startswith(f"# {file}\n")]
-    return found.text
-
-
 def entries(server: Served) -> list[dict[str, Any]]:
     """Make a call; return what was logged meanwhile."""
     assert server.ask(10000, name="Ada") is None
@@ -42,7 +36,7 @@ def entries(server: Served) -> list[dict[str, Any]]:
 
 def test_structlog(tmp_path: Path) -> None:
     pytest.importorskip("structlog", reason="structlog is not installed")
-    (tmp_path / "with_structlog.py").write_text(block("with_structlog.py"))
+    (tmp_path / "with_structlog.py").write_text(file_of(DOCUMENT, "with_structlog.py"))
     with served(tmp_path, "with_structlog", "--bind", "127.0.0.1:0") as server:
         own, library = entries(server)
     assert (own["event"], own["name"], own["level"]) == ("greeting", "Ada", "info")
@@ -56,7 +50,7 @@ def test_structlog(tmp_path: Path) -> None:
 def test_python_json_logger(tmp_path: Path) -> None:
     pytest.importorskip("pythonjsonlogger", reason="python-json-logger is not installed")
     (tmp_path / "shop.py").write_text(SHOP)
-    (tmp_path / "logs.toml").write_text(block("with_json_logger.toml"))
+    (tmp_path / "logs.toml").write_text(file_of(DOCUMENT, "with_json_logger.toml"))
     arguments = ("shop", "--bind", "127.0.0.1:0", "--log-config", "logs.toml")
     with served(tmp_path, *arguments) as server:
         found = entries(server)

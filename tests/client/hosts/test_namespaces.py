@@ -142,10 +142,9 @@ class Load:
     def goes_on(self, calls: int = 500) -> Counter[str]:
         """Return which hosts answered the next calls."""
         self.counted.clear()
-        until = gevent.get_hub().loop.now() + PATIENCE
-        while self.counted.total() < calls:
-            gevent.sleep(0.01)
-            assert gevent.get_hub().loop.now() < until
+        with gevent.Timeout(PATIENCE):
+            while self.counted.total() < calls:
+                gevent.sleep(0.01)
         return Counter(self.counted)
 
     def end(self) -> None:
