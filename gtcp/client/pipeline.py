@@ -42,7 +42,6 @@ class Item(msgspec.Struct, eq=False):
     Attributes:
         outcome: the reply or the error, None while there is neither.
         connection: what it was sent on.
-        started: when it was sent, if the connection wants to know how it ends.
     """
 
     pipeline: Pipeline
@@ -51,7 +50,6 @@ class Item(msgspec.Struct, eq=False):
     number: int = 0
     outcome: Outcome | None = None
     connection: Connection | None = None
-    started: float = 0.0
     delivered: bool = False
 
     def deliver(self, outcome: Reply | GtcpError) -> bool:
@@ -59,8 +57,6 @@ class Item(msgspec.Struct, eq=False):
         if self.delivered:
             return False
         self.delivered = True
-        if self.started and self.connection is not None:
-            self.connection.note(self.started, outcome)
         if isinstance(outcome, Reply) and outcome.code != GOING_AWAY:
             self.outcome = outcome
             self.pipeline.arrived(self)
@@ -187,8 +183,6 @@ class Pipeline:
             if self._raw:
                 connection.keep_raw()
             item.connection = connection
-            if connection.reports:
-                item.started = monotonic()
             connection.send(item, self._cmdid, item.params, self._meta)
         except (ConnectError, ConnectionLost) as exc:
             self.try_again(item, exc)

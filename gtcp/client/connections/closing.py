@@ -227,11 +227,15 @@ class ClosingConnection:
         close_quietly(self._sock)
         for calls in (self.waiting, self._notifiers):
             for number, waiter in list(calls.items()):
-                waiter.deliver(outcome(number))
+                self._fail(number, waiter, outcome(number))
                 calls.pop(number, None)  #
         self._end_keeper()
         self._ended()
         self._finished = True
+
+    def _fail(self, _number: int, waiter: Waiter, error: GtcpError) -> None:
+        """Give a call the error that ended it."""
+        waiter.deliver(error)
 
     def _executed(self, number: int) -> Executed:
         return "no" if self._said_goodbye or number > self.writer.handed_over else "maybe"

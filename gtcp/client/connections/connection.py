@@ -52,20 +52,10 @@ class Connection(ReceivingConnection):
         commands: what ``gtcp.client.names`` knows of the server's commands; None before it asked.
         watchers: the connections that the event loop reads from, if calls are in flight on this one
             only.
-        reports: whether ``note`` does something.
     """
 
     commands: tuple[Any, ...] | None = None
     watchers = 1
-    reports = False
-
-    def note(self, started: float | None, outcome: Reply | GtcpError) -> None:
-        """Take note of an outcome that ``send`` gave its waiter; for a choice among hosts.
-
-        Args:
-            started: when the request was sent, for its latency; None leaves that out.
-            outcome: a reply, the first one of a stream, or an error.
-        """
 
     def call(
         self,

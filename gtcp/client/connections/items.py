@@ -36,7 +36,7 @@ class Items:
     """
 
     __slots__ = (
-        "_arrived", "_connection", "_half", "_hub", "_pid", "_replies", "_sent_at", "_switch",
+        "_arrived", "_connection", "_half", "_hub", "_pid", "_replies", "_switch",
         "_taken", "_timeout", "_until", "_window", "deadline", "end", "leaving", "number",
     )  # fmt: skip
 
@@ -56,14 +56,12 @@ class Items:
         self._taken = 0  # items for which no credit was returned
         self._switch: Any = None  # resumes the greenlet that waits
         self._pid = os.getpid()
-        self._sent_at: float | None = None  # until the first reply
 
     def send(
         self, cmdid: int, params: Any, meta: dict[str, str] | None, deadline: float | None
     ) -> None:
         """Send the request; for the rest as ``Connection.send``."""
         self.deadline = deadline
-        self._sent_at = monotonic()
         try:
             self._connection.send(self, cmdid, params, meta, self._request)
         finally:
@@ -73,9 +71,6 @@ class Items:
         """Keep an item, or the end; return whether more follows."""
         if self.end is not None:
             return False
-        if self._sent_at is not None or not isinstance(outcome, Reply):
-            self._connection.note(self._sent_at, outcome)
-            self._sent_at = None
         if not isinstance(outcome, Reply) or not outcome.more:
             self.end = outcome
         elif outcome.code:  # a notice

@@ -50,7 +50,7 @@ class ReceivingConnection(ClosingConnection):
                         executed = "maybe"
                         self._first_silent = min(self._first_silent, number)
                     error = CallTimeout(f"{self._name}: the deadline passed", executed=executed)
-                    waiter.deliver(error)
+                    self._fail(number, waiter, error)
                     del calls[number]  #
         if due and not self._closed:
             if unheard(self._sock):

@@ -94,10 +94,9 @@ class Member:
         self.avoid_until = -inf
         self.capacity = host.weight  # weight times speed
 
-    def succeeded(self, started: float | None, now: float) -> None:
+    def answered(self) -> None:
         """Take note of a call that was answered."""
         self.failures = 0
-        self.took(started, now)
 
     def took(self, started: float | None, now: float) -> None:
         """Take note of how long a call took, whatever its outcome; of nothing if that is None."""
@@ -120,6 +119,8 @@ class Balancer:
     Attributes:
         members: the hosts.
         probe_at: when the next ejected host should be pinged.
+        look_at: when to look at the latencies again: at once, if a host fails, leaves or comes.
+        holds: for so many more calls the last choice may hold; 0 after such a change.
     """
 
     def __init__(self, generator: random.Random | None = None) -> None:
@@ -129,12 +130,13 @@ class Balancer:
         self._usable: list[Member] = []
         self._sums: list[float] = []
         self._pairs = 0  # ordered pairs of usable hosts, if there are several and all are equal
-        self._look_at = -inf
+        self.look_at = -inf
+        self.holds = 0
 
     def set(self, members: Iterable[Member]) -> None:
         """Replace the hosts."""
         self.members = list(members)
-        self._look_at = -inf
+        self._change()
 
     def choose(
         self, now: float, without: Collection[Member] = (), key: str | None = None
@@ -148,13 +150,19 @@ class Balancer:
         """
         if key is not None:
             return self.pinned(key, now, without)
-        if now >= self._look_at:
+        if now >= self.look_at:
             self._look(now)
         usable, sums = self._usable, self._sums
         if self._pairs and not without:  # all are equal
-            first, second = divmod(int(self._random() * self._pairs), len(usable) - 1)
-            one, other = usable[first], usable[second + (second >= first)]
-            return one if one.in_flight() <= other.in_flight() else other
+            if len(usable) == 2:
+                one, other = usable
+            else:
+                first, second = divmod(int(self._random() * self._pairs), len(usable) - 1)
+                one, other = usable[first], usable[second + (second >= first)]
+            load, others = one.in_flight(), other.in_flight()
+            if load == others:
+                return self._longer_unused(one, other)
+            return one if load < others else other
         if without:
             usable = [each for each in usable if each not in without]
             usable = usable or [each for each in self.members if each not in without]
@@ -170,6 +178,11 @@ class Balancer:
         if one.in_flight() * other.capacity <= other.in_flight() * one.capacity:
             return one
         return other
+
+    def _longer_unused(self, one: Member, other: Member) -> Member:
+        if one.measured_at == other.measured_at:  # neither has been used
+            return one if self._random() < 0.5 else other
+        return one if one.measured_at < other.measured_at else other
 
     def pinned(self, key: str, now: float, without: Collection[Member] = ()) -> Member:
         """Return the host of a key: always the same one, as long as it is usable.
@@ -206,7 +219,7 @@ class Balancer:
     def avoid(self, member: Member, now: float) -> None:
         """Use other hosts for a short time, for example since this one is about to stop."""
         member.avoid_until = now + AVOID_SECONDS * uniform(0.5, 1)
-        self._look_at = -inf
+        self._change()
 
     def probed(self, member: Member, now: float, *, alive: bool) -> None:
         """Take note of the outcome of a ping of an ejected host."""
@@ -216,7 +229,7 @@ class Balancer:
             member.failures = member.probes = 0
             member.avoid_until = member.measured_at = -inf
             member.latency, member.samples = 0.0, 0
-            self._look_at = -inf
+            self._change()
         else:
             self._probe_later(member, now)
 
@@ -244,6 +257,10 @@ class Balancer:
 
     # Which are usable, and how fast they are
 
+    def _change(self) -> None:
+        self.look_at = -inf
+        self.holds = 0
+
     def _look(self, now: float) -> None:
         members = self.members
         usable = [each for each in members if not each.ejected and each.avoid_until <= now]
@@ -256,7 +273,7 @@ class Balancer:
         equal = len({each.capacity for each in usable}) == 1
         self._pairs = len(usable) * (len(usable) - 1) if equal else 0
         avoided = [each.avoid_until for each in members if each.avoid_until > now]
-        self._look_at = min(now + LOOK_SECONDS, *avoided, inf)
+        self.look_at = min(now + LOOK_SECONDS, *avoided, inf)
 
     @staticmethod
     def _set_capacities(members: Sequence[Member], now: float) -> None:

@@ -3,6 +3,9 @@
 A call takes the host that the balancer chooses. If that has no connection with room, one is opened
 in the background, and the call takes another host: as long as any host is connected, no call waits
 for one that is not.
+
+A choice holds for a few more calls, so few that they make little difference to the load of the host.
+Most calls are spared the choice then.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from gevent.timeout import Timeout
 
 from gtcp.client.connections.connection import Connection
 from gtcp.client.hosts.balancer import Balancer, Member
-from gtcp.client.hosts.host_pool import HostPool
+from gtcp.client.hosts.host_pool import HostConnection, HostPool
 from gtcp.client.hosts.known import KnownHosts
 from gtcp.client.hosts.resolver import Host
 from gtcp.client.pool import CLOSED
@@ -39,6 +42,10 @@ ATTEMPT_SECONDS = 1.0
 
 #: Seconds for the ping of an ejected host, with connecting.
 PROBE_SECONDS = 1.0
+
+#: For how many more calls a choice holds: the part of the calls in flight on the connection; and
+#: the number, if there are none and each call begins after the one before has ended.
+HELD_BUSY, HELD_IDLE = 4, 3
 
 #: Seconds without a reply after which the system is asked whether the host still acknowledges.
 SILENT_SECONDS = 0.3
@@ -64,6 +71,9 @@ class HostGroup:
         self._make = make
         self._version = 0
         self._closed = ""
+        self._held: Any = None  # the connection of the last choice
+        self._held_busy = False  # whether calls were in flight on it
+        self._limit = 0  # calls in flight that a connection may have
         known.start()
 
     @property
@@ -77,24 +87,42 @@ class HostGroup:
         Args:
             key: pins the call to the host of this key.
         """
+        balancer = self.balancer
+        if balancer.holds and key is None:
+            balancer.holds -= 1
+            held: HostConnection = self._held
+            if self._held_busy:
+                if held.usable and not held.writer.busy and 0 < len(held.waiting) < self._limit:
+                    return held
+            elif not held.waiting and monotonic() < balancer.look_at and held.pool.ready() is held:
+                return held
+            balancer.holds = 0
+        return self._chosen(monotonic(), key)
+
+    def _chosen(self, now: float, key: str | None) -> Connection | None:
+        """Choose a host for this call, and for a few after it."""
         if self._version != self._known.version:
             self._update()
         balancer = self.balancer
         if not balancer.members:
             return None
-        now = monotonic()
         member = balancer.choose(now, (), key)
         if now >= balancer.probe_at:
             self._probe(now)
         pool: HostPool = member.pool
-        connection = pool.ready()
+        connection: HostConnection | None = pool.ready()  # type: ignore[assignment]
         if connection is not None:
-            if not connection.waiting:
+            count = len(connection.waiting)
+            if not count:
                 connection.watchers = self._watchers(connection)
-                return connection
-            if not connection.is_silent(now, SILENT_SECONDS):
-                return connection
-            self._leave_silent(pool, connection, now)
+            elif connection.is_silent(now, SILENT_SECONDS):
+                self._leave_silent(pool, connection, now)
+                return self._other(member, key, now)
+            connection.sample(now)
+            if key is None:
+                self._held, self._held_busy = connection, count > 0
+                balancer.holds = count // HELD_BUSY if count else HELD_IDLE
+            return connection
         if key is not None and pool.member.avoid_until <= now:
             return None  # its own host is worth the wait
         return self._other(member, key, now)
@@ -120,6 +148,7 @@ class HostGroup:
             if connection is not None:
                 if not member.ejected:
                     self._open(member.pool)
+                connection.watchers = self._watchers(connection)
                 return connection
         return None
 
@@ -265,6 +294,7 @@ class HostGroup:
         pool.balancer = self.balancer
         pool.member = Member(host, pool.in_flight)
         pool.member.pool = pool
+        self._limit = pool.max_in_flight
         return pool
 
     def _leave_silent(self, pool: HostPool, connection: Connection, now: float) -> None:
@@ -300,7 +330,7 @@ class HostGroup:
             deadline = monotonic() + PROBE_SECONDS
             with contextlib.suppress(GtcpError, Timeout):
                 connection = pool.get(deadline)
-                alive = Connection.call(connection, OWN_CMDID, None, deadline, None).code == 0
+                alive = connection.call(OWN_CMDID, None, deadline, None).code == 0
         finally:
             self.balancer.probed(pool.member, monotonic(), alive=alive)
 

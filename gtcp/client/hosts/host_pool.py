@@ -6,13 +6,14 @@ from time import monotonic
 from typing import Any
 
 from gtcp.client.connections.connection import Connection
+from gtcp.client.connections.waiter import Waiter
 from gtcp.client.hosts.balancer import Balancer, Member
 from gtcp.client.pool import Pool
 from gtcp.errors import CallTimeout, ConnectionLost, GtcpError, ProtocolError, ServerLeaving
-from gtcp.protocol.messages import GOING_AWAY, Reply
+from gtcp.protocol.messages import Reply
 
-#: With so many calls in flight on a connection, the time of one in so many is enough.
-TIMED = 8
+#: Calls of a connection whose latency is measured at the same time, at most.
+MAX_SAMPLES = 4
 
 
 class HostConnection(Connection):
@@ -22,38 +23,39 @@ class HostConnection(Connection):
         pool: the host's.
     """
 
-    pool: HostPool
-    reports = True
+    def __init__(self, pool: HostPool, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.pool = pool
+        self._samples: dict[int, float] = {}  # when they were sent, by number
 
-    def call(
-        self,
-        cmdid: int,
-        params: Any,
-        deadline: float | None,
-        meta: dict[str, str] | None,
-        raw: bool = False,
-    ) -> Reply:
-        """Like ``Connection.call``. If many calls are in flight, it times one in ``TIMED``."""
-        timed = len(self.waiting) < TIMED or not self.writer.count % TIMED
-        started = monotonic() if timed else None
-        try:
-            reply = Connection.call(self, cmdid, params, deadline, meta, raw)
-        except GtcpError as exc:
-            self.note(started, exc)
-            raise
-        if timed or reply.code or self.pool.member.failures:
-            self.note(started, reply)
-        return reply
+    def sample(self, now: float) -> None:
+        """Measure the latency of the next call, unless enough are being measured."""
+        samples = self._samples
+        if len(samples) >= MAX_SAMPLES:
+            oldest = next(iter(samples))
+            if oldest in self.waiting:
+                return
+            del samples[oldest]  # it was given up, or had no reply
+        samples[self.writer.count + 1] = now
 
-    def note(self, started: float | None, outcome: Reply | GtcpError) -> None:
-        """Tell the balancer of an outcome; see ``Connection.note``."""
-        pool, now = self.pool, monotonic()
-        if isinstance(outcome, GtcpError):
-            pool.failed(started, outcome, now)
-        elif outcome.code == GOING_AWAY:
-            pool.balancer.avoid(pool.member, now)
-        else:
-            pool.member.succeeded(started, now)
+    def _deliver(self, replies: list[Reply]) -> None:
+        member, samples = self.pool.member, self._samples
+        if samples:
+            for reply in replies:
+                if reply.id in samples:
+                    member.took(samples.pop(reply.id), self._active)
+        if member.failures and replies[-1].id is not None:
+            member.answered()
+        super()._deliver(replies)
+
+    def _fail(self, number: int, waiter: Waiter, error: GtcpError) -> None:
+        self.pool.failed(self._samples.pop(number, None), error, monotonic())
+        super()._fail(number, waiter, error)
+
+    def retire(self) -> None:
+        """Take no more calls, and have the balancer avoid the host."""
+        self.pool.balancer.avoid(self.pool.member, monotonic())
+        super().retire()
 
 
 class HostPool(Pool):
@@ -68,6 +70,11 @@ class HostPool(Pool):
     member: Member
     balancer: Balancer
     opening = False
+
+    @property
+    def max_in_flight(self) -> int:
+        """Calls in flight that a connection may have."""
+        return self._options.max_in_flight
 
     def in_flight(self) -> int:
         """Return the number of calls in flight."""
@@ -92,6 +99,4 @@ class HostPool(Pool):
             connection.retire()
 
     def _connection(self, sock: Any) -> Connection:
-        connection = HostConnection(*self._arguments(sock))
-        connection.pool = self
-        return connection
+        return HostConnection(self, *self._arguments(sock))

@@ -68,7 +68,7 @@ def test_a_slow_host_gets_less_and_small_differences_do_not_count() -> None:
     chosen = balancer(*members)
     for number, member in enumerate(members):
         for _ in range(100):
-            member.succeeded(0.0 - (0.02 if number == 0 else 0.01 + number / 10_000), 0.0)
+            member.took(0.0 - (0.02 if number == 0 else 0.01 + number / 10_000), 0.0)
     counted = Counter(chosen.choose(1.0).host.address for _ in range(20_000))
     assert 0.4 < counted["host0:1"] / 2000 < 0.65
     assert max(counted.values()) < 1.2 * 2000
@@ -77,8 +77,8 @@ def test_a_slow_host_gets_less_and_small_differences_do_not_count() -> None:
 def test_an_old_latency_is_forgotten() -> None:
     slow, fast = members = hosts(2)
     chosen = balancer(*members)
-    slow.succeeded(-1.0, 0.0)
-    fast.succeeded(-0.1, 0.0)
+    slow.took(-1.0, 0.0)
+    fast.took(-0.1, 0.0)
     chosen.choose(1.0)
     assert slow.capacity < 0.2
     chosen.choose(20.0)
@@ -98,7 +98,7 @@ def test_failures_in_a_row_eject_and_a_success_between_them_does_not() -> None:
     chosen = balancer(*members)
     for _ in range(EJECT_AFTER - 1):
         chosen.failed(bad, 0.0)
-    bad.succeeded(-0.01, 0.0)
+    bad.answered()
     chosen.failed(bad, 0.0)
     assert not bad.ejected
     for _ in range(EJECT_AFTER):

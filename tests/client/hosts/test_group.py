@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import pairwise
 from typing import Any
 
 import gevent
@@ -14,6 +15,7 @@ import pytest
 
 import gtcp
 from gtcp.client.hosts import balancer, known
+from gtcp.client.hosts.host_pool import MAX_SAMPLES
 from gtcp.testing import FaultProxy
 from tests.helpers import Serving, eventually, free_port, serving
 
@@ -82,6 +84,49 @@ def test_calls_are_spread_evenly(service: Service) -> None:
     counted = shares(service.client(), 2000)
     assert max(counted.values()) < 1.25 * 400
     assert len(counted) == 5
+
+
+def test_calls_one_after_another_stay_on_a_host_for_a_few(service: Service) -> None:
+    service.add(2)
+    client = service.client()
+    client.connect()
+    names = [client.call(1) for _ in range(400)]
+    changes = sum(one != other for one, other in pairwise(names))
+    assert 10 < changes < 200  # 49, if both take equally long
+    assert min(Counter(names).values()) > 100
+
+
+def test_a_host_with_a_call_in_flight_is_not_kept(service: Service) -> None:
+    service.add(2)
+    client = service.client()
+    client.connect()
+    for _ in range(10):
+        slow = gevent.spawn(client.call, 3, {"seconds": 0.02})
+        gevent.idle()
+        others = {client.call(1) for _ in range(3)}
+        assert others.isdisjoint({slow.get()})
+
+
+def test_a_call_with_a_key_keeps_no_host_for_others(service: Service) -> None:
+    service.add(2)
+    client = service.client()
+    client.connect()
+    counted: Counter[str] = Counter()
+    for _ in range(200):
+        client.call(1, hash_key="x")
+        counted[client.call(1)] += 1
+    assert min(counted.values()) > 50
+
+
+def test_latencies_of_calls_without_a_reply_are_given_up(service: Service) -> None:
+    service.add(2)
+    client = service.client()
+    client.connect()
+    for _ in range(2000):
+        client.notify(1)
+    connections: list[Any] = list(client._pools.here().connections)
+    assert max(len(each._samples) for each in connections) <= MAX_SAMPLES
+    client.call(1)
 
 
 def test_a_host_that_is_half_as_fast_gets_about_half(service: Service) -> None:

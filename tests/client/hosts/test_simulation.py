@@ -114,7 +114,8 @@ class Client:
 
     def ended(self, member: Simulated, started: float) -> None:
         member.calls -= 1
-        member.succeeded(started, self.world.now)
+        member.answered()
+        member.took(started, self.world.now)
         self.told["answered"] += 1
 
     def failed(self, error: GtcpError, number: int) -> None:
