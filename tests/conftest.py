@@ -54,9 +54,6 @@ def pytest_runtest_makereport(
 #: or repeat under load what others measure. Measuring makes a process several times slower.
 UNMEASURED = {"benchmarks", "documentation", "ledger", "libraries", "recipes", "reliability"}
 
-#: Folders whose tests measure the coverage of the programs that they start. It doubles the time
-#: that a program takes to start, so the others leave it out.
-MEASURED = {"cli", "client", "server", "testing"}
 ROOT = Path(__file__).parent
 
 
@@ -66,21 +63,22 @@ def folder_of(item: pytest.Item) -> str:
     return item.path.relative_to(ROOT).parts[0] if inside else ""
 
 
+@pytest.hookimpl(trylast=True)  # after hypothesis has marked its own
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of the folders above."""
+    """Mark the tests of the folders above, and those of hypothesis, which repeat others."""
     for item in items:
-        if folder_of(item) in UNMEASURED:
+        if folder_of(item) in UNMEASURED or item.get_closest_marker("hypothesis") is not None:
             item.add_marker("no_cover")
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Start programs without coverage, but in the tests of the folders above.
+    """Start programs without coverage, unless the test has the marker ``cover_programs``.
 
-    Of tests that run under gunicorn and under ``gtcp serve`` only the latter are measured: gtcp's
-    worker is the same.
+    Coverage doubles the time that a program takes to start. Of tests that run under gunicorn and
+    under ``gtcp serve`` only the latter are measured: gtcp's worker is the same.
     """
-    if folder_of(item) in MEASURED and "[gunicorn" not in item.name:
+    if item.get_closest_marker("cover_programs") is not None and "[gunicorn" not in item.name:
         return (yield)
     names = [name for name in os.environ if name.startswith("COVERAGE_PROCESS")]
     variables = {name: os.environ.pop(name) for name in names}

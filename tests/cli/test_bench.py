@@ -226,6 +226,7 @@ def test_as_many_connections_are_opened_as_are_asked_for(address: str, typed: An
     assert json.loads(out)["connections"] == 300
 
 
+@pytest.mark.cover_programs
 def test_where_fewer_can_be_opened_it_says_so_and_measures_nothing() -> None:
     with serving(table(), max_connections=5) as server:
         ended = run("bench", server.address, "1", "-d", "600", "--connections", "50")
@@ -331,6 +332,7 @@ def test_a_rate_of_zero_is_explained(address: str, typed: Any) -> None:
     assert "abandoned" not in out
 
 
+@pytest.mark.cover_programs
 def test_a_terminal_is_shown_how_it_goes() -> None:
     leader, follower = pty.openpty()
     with serving(table()) as server:

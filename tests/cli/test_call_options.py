@@ -48,6 +48,7 @@ def test_a_command_is_called_by_its_name(raw: list[str], where: str) -> None:
     assert '"a"' in ended.stdout
 
 
+@pytest.mark.cover_programs
 def test_bench_takes_a_name(where: str) -> None:
     ended = run("bench", where, "goodbye", "-d", "0.1")
     assert ended.returncode == 0
@@ -66,6 +67,7 @@ def test_bench_takes_a_name(where: str) -> None:
     ],
 )
 @pytest.mark.parametrize("raw", [[], ["--raw"]])
+@pytest.mark.cover_programs
 def test_a_name_that_is_unknown_or_ambiguous_is_one_line(
     name: str, says: str, raw: list[str], where: str
 ) -> None:

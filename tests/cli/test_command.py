@@ -22,6 +22,7 @@ from tests.helpers import serving as in_thread
 # call
 
 
+@pytest.mark.cover_programs
 def test_call_prints_the_result_on_one_line(address: str) -> None:
     ended = run("call", address, "1", '{"content": "Grüße", "more": [1, null]}')
     assert (ended.returncode, ended.stderr) == (0, "")
@@ -29,6 +30,7 @@ def test_call_prints_the_result_on_one_line(address: str) -> None:
     assert run("call", address, "1").stdout == "{}\n"  # without params
 
 
+@pytest.mark.cover_programs
 def test_call_reads_params_from_stdin(address: str) -> None:
     ended = run("call", address, "1", "-", input='{"on":\n "two lines"}\n')
     assert (ended.returncode, ended.stdout) == (0, '{"on": "two lines"}\n')
@@ -159,6 +161,7 @@ def test_ping_of_nobody_is_status_1() -> None:
 
 
 @pytest.mark.parametrize("answered", [True, False])
+@pytest.mark.cover_programs
 def test_interrupted_ping_sums_up(answered: bool, address: str) -> None:
     """Between two pings, and while it waits for a reply."""
     with peer(close=False) as (silent, got):

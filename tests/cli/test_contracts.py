@@ -53,6 +53,7 @@ def sources(folder: Path) -> Iterator[list[str]]:
         yield ["app:server", "saved.json", "git:HEAD:app:server", running.address]
 
 
+@pytest.mark.cover_programs
 def test_the_contract_is_the_same_from_everywhere(sources: list[str], folder: Path) -> None:
     expected = json.loads((folder / "saved.json").read_text())
     [command] = expected["commands"]
@@ -64,6 +65,7 @@ def test_the_contract_is_the_same_from_everywhere(sources: list[str], folder: Pa
         assert json.loads(ended.stdout) == expected
 
 
+@pytest.mark.cover_programs
 def test_stubs_are_written_and_checked(folder: Path) -> None:
     assert run("stubs", "app:server", "-o", "app_client.py").returncode == 0
     text = (folder / "app_client.py").read_text()
@@ -95,6 +97,7 @@ def test_stubs_are_written_and_checked(folder: Path) -> None:
         (["stubs", "app:server", "-o", "/nosuch/file.py"], "/nosuch/file.py"),
     ],
 )
+@pytest.mark.cover_programs
 def test_mistakes_are_one_line(folder: Path, arguments: list[str], part: str) -> None:
     (folder / "broken.json").write_text("{")
     (folder / "newer.json").write_text(json.dumps({"gtcp_contract": 99, "commands": []}))
@@ -103,6 +106,7 @@ def test_mistakes_are_one_line(folder: Path, arguments: list[str], part: str) ->
     assert part in only_line(ended.stderr)
 
 
+@pytest.mark.cover_programs
 def test_a_diff_names_the_breaks(folder: Path) -> None:
     (folder / "old.json").write_text(run("schema", "app:server").stdout)
     ended = run("diff", "old.json", "app:server")
@@ -120,6 +124,7 @@ def test_a_diff_names_the_breaks(folder: Path) -> None:
     assert (change["cmdid"], change["command"], change["path"]) == (1, "greet", "params.age")
 
 
+@pytest.mark.cover_programs
 def test_a_diff_with_notes_only_succeeds(folder: Path) -> None:
     (folder / "old.json").write_text(run("schema", "app:server").stdout)
     (folder / "app.py").write_text(APP.replace("(1, errors=[Gone])", '(1, deprecated="stop")'))
@@ -132,6 +137,7 @@ def test_a_diff_with_notes_only_succeeds(folder: Path) -> None:
     ]
 
 
+@pytest.mark.cover_programs
 def test_a_diff_of_many_breaks_counts_them(folder: Path) -> None:
     (folder / "old.json").write_text(run("schema", "app:server").stdout)
     (folder / "app.py").write_text(APP.replace("name: str", "name: int"))

@@ -78,6 +78,7 @@ def once() -> subprocess.CompletedProcess[str]:
 Shown = subprocess.CompletedProcess[str]
 
 
+@pytest.mark.cover_programs
 def test_tour_ends_well_and_leaves_nothing(once: Shown) -> None:
     assert (once.returncode, once.stderr) == (0, "")
     address = re.search(r"server: (127\.0\.0\.1:\d+)", once.stdout)
@@ -150,6 +151,7 @@ def test_printed_commands_work_where_the_demo_was_started(on_path: bool, tmp_pat
 
 
 @pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.cover_programs
 def test_server_stays_until_a_signal_and_answers_the_line_shown(sig: signal.Signals) -> None:
     with demo() as running:
         found = re.search(r"echo '(.*)' \| nc -N (\S+) (\d+)$", running.shown, re.M)
@@ -162,12 +164,14 @@ def test_server_stays_until_a_signal_and_answers_the_line_shown(sig: signal.Sign
         assert nobody_listens(running.address)
 
 
+@pytest.mark.cover_programs
 def test_server_does_not_outlive_a_demo_that_is_killed() -> None:
     with demo() as running:
         running.end(signal.SIGKILL)
         eventually(lambda: nobody_listens(running.address))
 
 
+@pytest.mark.cover_programs
 def test_demo_ends_when_its_server_does() -> None:
     with demo() as running:
         os.kill(running.server, signal.SIGKILL)

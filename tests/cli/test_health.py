@@ -139,12 +139,14 @@ def test_the_fast_way_loads_little(running: Serving) -> None:
     assert not {"click", "gtcp.client.client", "ssl", "logging"} & set(ended.stderr.split())
 
 
+@pytest.mark.cover_programs
 def test_as_a_process(running: Serving) -> None:
     assert run("health", running.address).returncode == 0
     assert "SERVING" in run("health", "--help").stdout
 
 
 @pytest.mark.parametrize("address", ["no-such-host.invalid:1", "127.0.0.1:1,127.0.0.1:2"])
+@pytest.mark.cover_programs
 def test_addresses_that_only_the_client_can_tell_about_are_one_line(address: str) -> None:
     ended = run("health", address)
     assert (ended.returncode, ended.stdout) == (NOT_CONNECTED, "")

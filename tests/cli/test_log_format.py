@@ -53,6 +53,7 @@ def entries(text: str) -> list[dict[str, Any]]:
 
 
 @WORKERS
+@pytest.mark.cover_programs
 def test_each_line_is_json_with_its_request(workers: list[str], tmp_path: Path) -> None:
     flags = ["--bind", "127.0.0.1:0", "--log-format", "json", "--access-log", *workers]
     with served(application(tmp_path), "app", *flags) as running:
@@ -77,6 +78,7 @@ def test_each_line_is_json_with_its_request(workers: list[str], tmp_path: Path) 
     assert access[0]["received_bytes"] > access[0]["sent_bytes"] > 0
 
 
+@pytest.mark.cover_programs
 def test_a_failed_handler_is_one_line_with_its_traceback(tmp_path: Path) -> None:
     flags = ["--bind", "127.0.0.1:0", "--log-format", "json"]
     with served(application(tmp_path), "app", *flags) as running:
@@ -87,6 +89,7 @@ def test_a_failed_handler_is_one_line_with_its_traceback(tmp_path: Path) -> None
     assert (failed["level"], failed["method"]) == ("ERROR", "fail")
 
 
+@pytest.mark.cover_programs
 def test_sigusr1_opens_the_file_of_a_single_process_again(tmp_path: Path) -> None:
     file = tmp_path / "shop.log"
     flags = ["--bind", "127.0.0.1:0", "--log-file", "shop.log", "--log-format", "json"]

@@ -160,6 +160,7 @@ def test_log_file_is_opened_again_when_it_was_moved(tmp_path: Path) -> None:
     assert logged(file.read_text(), "INFO", "hello Grace") == 1
 
 
+@pytest.mark.cover_programs
 def test_with_workers_sigusr1_opens_the_log_file_again(tmp_path: Path) -> None:
     file = tmp_path / "shop.log"
     flags = ["--bind", "127.0.0.1:0", "--log-file", "shop.log", "--workers", "2"]
@@ -174,6 +175,7 @@ def test_with_workers_sigusr1_opens_the_log_file_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["-", "GTCP_LOG_FILE"])
+@pytest.mark.cover_programs
 def test_log_file_is_a_setting_and_a_dash_means_stderr(name: str, tmp_path: Path) -> None:
     application(tmp_path)
     if name == "-":
@@ -238,6 +240,7 @@ def test_log_config_configures_everything(form: str, workers: list[str], tmp_pat
         assert any(" gunicorn.error " in line for line in lines)
 
 
+@pytest.mark.cover_programs
 def test_with_workers_sigusr1_opens_the_files_of_the_log_config_again(tmp_path: Path) -> None:
     application(tmp_path)
     (tmp_path / "logs.toml").write_text(TOML)
@@ -268,6 +271,7 @@ def _holds(file: Path, text: str) -> bool:
         ("version = 2", "logs.toml: Unsupported version: 2"),
     ],
 )
+@pytest.mark.cover_programs
 def test_a_mistake_in_the_log_config_is_one_line(
     text: str | None, says: str, workers: list[str], tmp_path: Path
 ) -> None:
@@ -280,6 +284,7 @@ def test_a_mistake_in_the_log_config_is_one_line(
 
 
 @WORKERS
+@pytest.mark.cover_programs
 def test_log_config_and_log_file_exclude_each_other(workers: list[str], tmp_path: Path) -> None:
     application(tmp_path)
     (tmp_path / "logs.toml").write_text(TOML)

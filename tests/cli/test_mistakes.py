@@ -172,6 +172,7 @@ def test_a_reader_that_has_seen_enough_gets_no_traceback(address: str) -> None:
     assert (ended.returncode, ended.stderr) == (1, b"")
 
 
+@pytest.mark.cover_programs
 def test_output_that_can_not_be_written_is_one_line(address: str) -> None:
     for args in (["call", address, "1"], ["commands", address], ["call", address, "1", "--raw"]):
         with open("/dev/full", "wb") as full:
@@ -182,6 +183,7 @@ def test_output_that_can_not_be_written_is_one_line(address: str) -> None:
         assert only_line(ended.stderr) == "error: can't write the output: No space left on device"
 
 
+@pytest.mark.cover_programs
 def test_a_closed_stdout_and_stdin_are_borne(address: str) -> None:
     command = ["sh", "-c", 'exec "$@" >&- <&-', "sh", *COMMAND, "call", address, "1"]
     for params, status, says in (("{}", 0, ""), ("-", 2, "error: PARAMS: there is no stdin")):
@@ -191,6 +193,7 @@ def test_a_closed_stdout_and_stdin_are_borne(address: str) -> None:
         assert ended.stderr.count("\n") == (1 if says else 0)
 
 
+@pytest.mark.cover_programs
 def test_stdin_that_can_not_be_read_is_one_line(address: str) -> None:
     with open(os.devnull, "wb") as nothing_to_read:
         line = fails(2, "call", address, "1", "-", stdin=nothing_to_read)
@@ -292,6 +295,7 @@ def test_a_target_that_leads_nowhere_is_one_line(app: Path) -> None:
 
 
 @pytest.mark.parametrize("flags", [[], ["--workers", "2"], ["--check-config"]])
+@pytest.mark.cover_programs
 def test_an_unknown_owner_of_a_socket_is_status_2(flags: list[str], app: Path) -> None:
     for name, kind in (("unix_owner", "user"), ("unix_group", "group")):
         env = {f"GTCP_{name.upper()}": "nobody-here"}

@@ -144,6 +144,7 @@ def test_a_target_that_can_not_be_imported_is_one_line(flags: list[str], app: Pa
     )
 
 
+@pytest.mark.cover_programs
 def test_a_target_that_ends_the_process_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text("import os\nos._exit(0)\n")
     ended = run("serve", "app", "--workers", "2", cwd=tmp_path)
@@ -224,6 +225,7 @@ def answered(address: str, cmdid: int = 1) -> Any:
         return None
 
 
+@pytest.mark.cover_programs
 def test_reload_serves_what_the_file_has_become(tmp_path: Path) -> None:
     source = "import gtcp\nserver = gtcp.Server()\n@server.handler(1)\ndef f(request): return {}\n"
     file = tmp_path / "app.py"
@@ -263,6 +265,7 @@ def test_stderr_that_nobody_reads_stops_nothing(workers: str, app: Path) -> None
     assert said.count("gtcp.access: ") < 30_000
 
 
+@pytest.mark.cover_programs
 def test_lines_that_were_dropped_are_counted(app: Path) -> None:
     with served(app, "app", "--bind", "127.0.0.1:0", "--access-log") as running:
         with gtcp.Client(running.address, timeout=PATIENCE) as client:

@@ -23,6 +23,7 @@ ANY = ("--bind", "127.0.0.1:0")
 # --check-config and --print-config
 
 
+@pytest.mark.cover_programs
 def test_check_config_says_that_it_is_valid_and_serves_nothing(app: Path) -> None:
     ended = run("serve", "app", "--check-config", cwd=app)
     assert (ended.returncode, ended.stderr) == (0, "")
@@ -44,6 +45,7 @@ def test_check_config_says_that_it_is_valid_and_serves_nothing(app: Path) -> Non
         (["--bind", "a..b:1"], {}, 1, "can't listen on a..b:1: "),
     ],
 )
+@pytest.mark.cover_programs
 def test_check_config_finds_what_would_keep_a_server_from_starting(
     flags: list[str], env: dict[str, str], status: int, says: str, app: Path
 ) -> None:
@@ -62,6 +64,7 @@ def test_check_config_does_not_run_on_start(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.cover_programs
 def test_printed_configuration_is_a_file_that_gives_the_same_settings(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(
         "import gtcp\nserver = gtcp.Server(gtcp.Settings(idle_timeout=7, unix_mode='660'))\n"
@@ -92,6 +95,7 @@ def test_every_default_can_be_printed_and_read_again(tmp_path: Path) -> None:
 
 
 @WORKERS
+@pytest.mark.cover_programs
 def test_pid_file_is_there_while_it_listens(workers: list[str], app: Path) -> None:
     with served(app, "app", *ANY, "--pid", "shop.pid", *workers) as running:
         eventually((app / "shop.pid").exists)
@@ -138,6 +142,7 @@ def test_a_stale_file_is_replaced(whose: str, workers: list[str], app: Path) -> 
         ("app.py", "app.py: it is not a PID file, and would be overwritten"),
     ],
 )
+@pytest.mark.cover_programs
 def test_a_pid_file_that_can_not_be_is_one_line(
     path: str, says: str, workers: list[str], app: Path
 ) -> None:
@@ -146,11 +151,13 @@ def test_a_pid_file_that_can_not_be_is_one_line(
     assert (app / "app.py").read_text() == before
 
 
+@pytest.mark.cover_programs
 def test_a_server_that_can_not_listen_leaves_no_pid_file(app: Path, address: str) -> None:
     fails(1, "serve", "app", "--bind", address, "--pid", "shop.pid", cwd=app)
     assert not (app / "shop.pid").exists()
 
 
+@pytest.mark.cover_programs
 def test_pid_file_is_handed_over_at_sigusr2(app: Path) -> None:
     address = free_address()
     flags = ["--bind", address, "--workers", "1", "--reload", "--pid", "shop.pid"]
@@ -234,6 +241,7 @@ def test_web_concurrency_is_the_weakest_number_of_workers(app: Path, tmp_path: P
         assert line == f"error: {expected}"
 
 
+@pytest.mark.cover_programs
 def test_web_concurrency_starts_workers(app: Path) -> None:
     with served(app, "app", *ANY, env={"WEB_CONCURRENCY": "2"}) as running:
         assert running.ask(3) == running.process.pid

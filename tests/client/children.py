@@ -70,9 +70,9 @@ def in_threads(function: Callable[[int], None], numbers: range) -> None:
         raise errors[0]
 
 
-def in_child(function: Callable[[], None]) -> int:
+def in_child(function: Callable[[], None], fork: Callable[[], int] = os.fork) -> int:
     """Fork, run the function in the child; returns the child's pid."""
-    pid = os.fork()
+    pid = fork()
     if pid == 0:
         status = 1
         try:
@@ -88,18 +88,7 @@ def in_child(function: Callable[[], None]) -> int:
 
 def in_unseen_child(function: Callable[[], None]) -> int:
     """The same by the C library's fork, of which Python's hooks are not told, as uWSGI forks."""
-    pid = int(ctypes.PyDLL(None).fork())
-    if pid == 0:
-        status = 1
-        try:
-            function()
-            status = 0
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
-        finally:
-            sys.stderr.flush()
-            os._exit(status)
-    return pid
+    return in_child(function, lambda: int(ctypes.PyDLL(None).fork()))
 
 
 def in_multiprocessing_child(function: Callable[[], None]) -> int:

@@ -112,6 +112,7 @@ modes = pytest.mark.parametrize("flags", [(), ("--patched",)], ids=["plain", "pa
 
 @modes
 @pytest.mark.parametrize("name", ["threads", "threads_come_and_go"])
+@pytest.mark.cover_programs
 def test_threads(server: Serving, name: str, flags: tuple[str, ...]) -> None:
     finish(start(name, server.address, *flags))
     eventually(lambda: len(server.server.connections) == 0)
@@ -294,6 +295,7 @@ def test_forks(server: Serving, name: str, flags: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("name", ["fork_with_threads", "fork_in_a_thread"])
+@pytest.mark.cover_programs
 def test_forks_and_threads(server: Serving, name: str) -> None:
     finish(start(name, server.address))
 
@@ -316,6 +318,7 @@ def test_a_connection_on_its_way_is_the_parents(flags: tuple[str, ...]) -> None:
 
 
 @modes
+@pytest.mark.cover_programs
 def test_a_call_is_tried_again_by_the_parent_alone(flags: tuple[str, ...]) -> None:
     port = free_port()
     with forking("fork_while_backing_off", f"127.0.0.1:{port}", *flags):

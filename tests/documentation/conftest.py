@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,12 +15,22 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder with the HTML; any warning of Sphinx fails."""
+    """Return the folder with the HTML; any warning of Sphinx fails.
+
+    The processes of xdist share it.
+    """
     pytest.importorskip("sphinx")
-    folder = tmp_path_factory.mktemp("documentation")
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    html, done = folder / "documentation", folder / "documentation.done"
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-d", "doctrees"]
-    ended = subprocess.run(
-        [*command, str(DOCS), str(folder / "html")], cwd=folder, capture_output=True, text=True
-    )
-    assert ended.returncode == 0, ended.stderr
-    return folder / "html"
+    with open(folder / "documentation.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            ended = subprocess.run(
+                [*command, str(DOCS), str(html)], cwd=folder, capture_output=True, text=True
+            )
+            assert ended.returncode == 0, ended.stderr
+            done.touch()
+    return html

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hmac
 import json
-import os
 import pickle
 import socket
 import ssl
 import sys
 import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -36,7 +34,7 @@ from gtcp.transport.secret import (
 from gtcp.transport.tls import sent_certificate, server_context
 from tests.client.fakes import fake_server
 from tests.edge.certificates import Authority
-from tests.helpers import PATIENCE, Serving, eventually, serving
+from tests.helpers import PATIENCE, Serving, eventually, in_fork, serving
 
 OLD = "billing.1:" + "o" * 32
 NEW = "billing.2:" + "n" * 32
@@ -536,16 +534,7 @@ class TestConnecting:
             thread.start()
             thread.join(PATIENCE)
             assert results == ["billing.1"]
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # the server is a thread here
-                pid = os.fork()
-            if pid == 0:
-                status = 1
-                try:
-                    status = 0 if client.call(1) == "billing.1" else 2
-                finally:
-                    os._exit(status)
-            assert os.waitpid(pid, 0)[1] == 0
+            assert in_fork(lambda: client.call(1) == "billing.1") == 0
             assert client.call(1) == "billing.1"
 
     def test_min_connections_and_a_restart(self) -> None:

@@ -191,6 +191,7 @@ def test_a_restarted_server_has_the_same_address(server: Running) -> None:
         assert client.call(1) == 1
 
 
+@pytest.mark.cover_programs
 def test_the_fixtures_are_there_by_themselves(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         """

@@ -566,6 +566,7 @@ def test_a_signal_while_a_call_waits(
         assert child.wait(PATIENCE) == 0, (tmp_path / "stderr").read_text()
 
 
+@pytest.mark.cover_programs
 def test_an_interrupt_from_the_keyboard_ends_a_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -333,6 +333,7 @@ def test_a_lookup_that_hangs_does_not_keep_the_program_from_ending(patched: bool
 
 
 @pytest.mark.parametrize("fork", ["os.fork()", "ctypes.PyDLL(None).fork()"])
+@pytest.mark.cover_programs
 def test_a_forked_child_looks_up_for_itself(fork: str) -> None:
     """Also after a fork that Python does not know of."""
     program = (

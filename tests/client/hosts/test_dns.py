@@ -65,6 +65,7 @@ def test_srv_records_with_priority_and_weight(names: NameServer) -> None:
     ]
 
 
+@pytest.mark.cover_programs
 def test_a_name_that_does_not_exist(names: NameServer) -> None:
     names.serve("--address=/shop.test/127.0.0.1", "--local=/test/")
     eventually(lambda: run("resolve", f"dns://{names.address}/shop.test").returncode == 0)
@@ -76,6 +77,7 @@ def test_a_name_that_does_not_exist(names: NameServer) -> None:
     assert ended.stderr.endswith("the name none.test does not exist (executed: no)\n")
 
 
+@pytest.mark.cover_programs
 def test_a_name_without_addresses(names: NameServer) -> None:
     names.serve("--srv-host=_gtcp._tcp.shop.test,one.test,7001", "--local=/test/")
     eventually(

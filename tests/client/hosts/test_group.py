@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ import gtcp
 from gtcp.client.hosts import balancer, known
 from gtcp.client.hosts.host_pool import MAX_SAMPLES
 from gtcp.testing import FaultProxy
-from tests.helpers import Serving, eventually, free_port, serving
+from tests.helpers import Serving, eventually, free_port, in_fork, serving
 
 
 def commands(name: str, seconds: float = 0.0) -> gtcp.Commands:
@@ -348,14 +347,7 @@ def test_threads_and_forked_processes_have_connections_of_their_own(service: Ser
     thread.start()
     thread.join()
     assert sum(told[0].values()) == 40
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            status = 0 if set(shares(client, 40)) == {"host0", "host1"} else 1
-        finally:
-            os._exit(status)
-    assert os.waitpid(pid, 0)[1] == 0
+    assert in_fork(lambda: set(shares(client, 40)) == {"host0", "host1"}) == 0
     assert sum(shares(client, 20).values()) == 20
     client.close()
 

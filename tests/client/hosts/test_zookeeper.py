@@ -91,6 +91,7 @@ def test_workers_have_one_address(directory: str, tmp_path: Path) -> None:
     eventually(lambda: not found(url))
 
 
+@pytest.mark.cover_programs
 def test_an_entry_that_was_lost_is_created_again(directory: str) -> None:
     url = f"zk://{directory}/services/lost"
     with serving(commands("host"), register=url) as running:
@@ -190,6 +191,7 @@ def test_an_address_that_clients_can_not_use() -> None:
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.cover_programs
 def test_without_kazoo_it_is_one_line(tmp_path: Path, workers: str) -> None:
     (tmp_path / "app.py").write_text("import gtcp\nserver = gtcp.Server()\n")
     (tmp_path / "kazoo.py").write_text("raise ImportError\n")

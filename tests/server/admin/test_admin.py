@@ -286,6 +286,7 @@ def test_one_scrape_has_the_sum_of_all_workers(
         service.kill()
 
 
+@pytest.mark.cover_programs
 def test_readiness_fails_first_when_the_whole_service_stops(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -88,6 +88,7 @@ def scraped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Ser
         service.kill()
 
 
+@pytest.mark.cover_programs
 def test_its_numbers_are_those_of_the_load(
     scraped: tuple[Service, Prometheus], folder: Path
 ) -> None:

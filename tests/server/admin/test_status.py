@@ -119,6 +119,7 @@ def test_the_status_of_a_server_with_an_admin_port() -> None:
         assert status["settings"]["admin"] == f'"{port}"'
 
 
+@pytest.mark.cover_programs
 def test_without_an_admin_port_calls_are_shown_but_not_counted() -> None:
     with waiting() as (client, running):
         status = client.call(0, {"op": "status"})
@@ -139,6 +140,7 @@ def test_without_an_admin_port_calls_are_shown_but_not_counted() -> None:
         assert re.search(r"^wait +- +- +- +- +1 +0$", shown, re.MULTILINE)
 
 
+@pytest.mark.cover_programs
 def test_gtcp_top_shows_rates() -> None:
     port = free_port()
     with waiting(admin=str(port)) as (client, running):
@@ -155,6 +157,7 @@ def test_gtcp_top_shows_rates() -> None:
         assert json.loads(run("top", running.address, "--once", "--json").stdout)["counted"]
 
 
+@pytest.mark.cover_programs
 def test_no_calls_are_running() -> None:
     with serving(commands(Gate())) as running:
         assert run("stacks", running.address).stdout == "no calls are running\n"

@@ -290,6 +290,7 @@ APP = "import gtcp\nserver = gtcp.Server(gtcp.Settings(port=0))\n"
     ],
     ids=["start", "serve", "workers"],
 )
+@pytest.mark.cover_programs
 def test_libuv_is_refused_with_what_to_do(tmp_path: Any, command: list[str], status: int) -> None:
     (tmp_path / "app.py").write_text(APP)
     ended = subprocess.run(

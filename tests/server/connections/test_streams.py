@@ -656,6 +656,7 @@ class TestBackpressure:
             assert service.ended[0].startswith("Cancelled")
 
 
+@pytest.mark.cover_programs
 class TestTransports:
     SIZES = (10, 100_000, 1_000_000, 3, 300_000, 70_000)
 

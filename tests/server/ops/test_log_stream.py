@@ -15,7 +15,7 @@ import pytest
 
 from gtcp.server.ops import log_stream
 from gtcp.server.ops.log_stream import CHUNK_BYTES, DROPPED, MAX_WAITING_BYTES, LogStream
-from tests.helpers import eventually
+from tests.helpers import eventually, in_fork
 
 Ends = tuple[int, int]
 
@@ -145,19 +145,12 @@ def test_the_event_loop_writes_the_rest(stream: LogStream, ends: Ends) -> None:
     assert stream._watcher is None
 
 
-@pytest.mark.slow
 def test_a_forked_child_does_not_write_what_its_parent_has_not(
     stream: LogStream, ends: Ends
 ) -> None:
     lines = numbered(0, 5000)
     stream.write("".join(lines))
-    pid = os.fork()
-    if pid == 0:
-        try:
-            stream.finish(0.1)
-        finally:
-            os._exit(0)
-    os.waitpid(pid, 0)
+    assert in_fork(lambda: stream.finish(0.1)) == 0
     assert read_all(stream, ends[0]) == lines
 
 
@@ -189,6 +182,7 @@ def test_the_descriptor_stays_blocking_for_others(ends: Ends, stream: LogStream)
     assert os.get_blocking(ends[1])
 
 
+@pytest.mark.cover_programs
 def test_lines_of_processes_that_share_a_pipe_are_not_mixed() -> None:
     program = (
         "import sys\nfrom gtcp.server.ops.log_stream import LogStream\n"

@@ -41,6 +41,7 @@ def about(request):
 @pytest.mark.parametrize(
     ("processes", "flags"), [(2, ""), (1, "--workers 2")], ids=["processes", "workers"]
 )
+@pytest.mark.cover_programs
 def test_its_socket_is_shared(tmp_path: Path, processes: int, flags: str, family: str) -> None:
     pytest.importorskip("circus")
     (tmp_path / "app.py").write_text(APP + ABOUT)

@@ -61,6 +61,7 @@ def test_it_ends_some_seconds_after_the_drain_and_says_what_hangs(
         (THREAD, ("--no-patch",), "it waits for thread a-thread-that-hangs, _shutdown ("),
     ],
 )
+@pytest.mark.cover_programs
 def test_it_ends_sooner_after_a_second_signal(
     start: Start, cmdid: int, flags: tuple[str, ...], said: str
 ) -> None:
@@ -89,6 +90,7 @@ def test_a_signal_during_shutdown_ends_it(start: Start) -> None:
 
 
 @pytest.mark.programs
+@pytest.mark.cover_programs
 def test_a_worker_of_gunicorn_ends_too(start: Start) -> None:
     process, address = start(*GUNICORN, "-b", "127.0.0.1:0", "exit_app:server")
     with Line(address) as line:

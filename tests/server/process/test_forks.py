@@ -196,6 +196,7 @@ def test_a_greenlet_of_the_application_that_forks(start: Start, kind: str) -> No
     assert f"forked child {child} has nothing left to run" in app.log
 
 
+@pytest.mark.cover_programs
 def test_a_connection_that_ends_at_the_same_moment(start: Start, tmp_path: Path) -> None:
     app, path = start("serve"), tmp_path / "go"
     params = {"path": str(app.path), "seconds": SECONDS, "how": "exits"}

@@ -7,12 +7,15 @@ import pty
 import signal
 from pathlib import Path
 
+import pytest
+
 from tests.cli.processes import APP, served
 from tests.helpers import Line
 
 BIND = ("--bind", "127.0.0.1:0")
 
 
+@pytest.mark.cover_programs
 def test_without_certificates_and_secrets_there_is_nothing_to_reload(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(APP)
     with served(tmp_path, "app", *BIND) as server, Line(server.address) as line:
@@ -35,6 +38,7 @@ def test_it_reloads_in_a_terminal_too(tmp_path: Path) -> None:
     os.close(ours)
 
 
+@pytest.mark.cover_programs
 def test_it_drains_when_its_terminal_was_closed(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(APP)
     ours, theirs = pty.openpty()

@@ -88,6 +88,7 @@ def test_one_of_several_processes_serves(tmp_path: Path, flags: tuple[str, ...])
 
 
 @MODES
+@pytest.mark.cover_programs
 def test_owner_group_and_permissions(tmp_path: Path, flags: tuple[str, ...]) -> None:
     (tmp_path / "app.py").write_text(APP)
     path = tmp_path / "s"

@@ -164,6 +164,7 @@ class TestPassedSockets:
         assert "'fd://x' is not an address" in fails(2, "serve", "app", "--bind", "fd://x", cwd=app)
 
 
+@pytest.mark.cover_programs
 class TestNotifications:
     @MODES
     def test_of_a_whole_life(self, app: Path, flags: Flags, notified: Notified) -> None:
@@ -248,6 +249,7 @@ class TestNotifications:
 
 
 @pytest.mark.programs
+@pytest.mark.cover_programs
 class TestGunicorn:
     def test_is_ready_when_its_workers_are(self, app: Path, notified: Notified) -> None:
         path = app / "passed.sock"

@@ -13,20 +13,11 @@ import pytest
 
 import gtcp
 from tests.helpers import Gate, Line, eventually, serving
-from tests.server.services import Load, Service, Start, pids, write_app
+from tests.server.services import Load, Service, Start, pids
 
 pytestmark = [pytest.mark.programs, pytest.mark.no_cover]
 
 GOING_AWAY = {"code": 503, "message": "going away"}
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Where the application is."""
-    folder = tmp_path / "app"
-    folder.mkdir()
-    write_app(folder)
-    return folder
 
 
 @pytest.fixture(params=["gunicorn", "serve"])

@@ -30,28 +30,6 @@ KEPT = "the old workers are kept: "
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Where the application is."""
-    folder = tmp_path / "app"
-    folder.mkdir()
-    write_app(folder)
-    return folder
-
-
-@pytest.fixture(params=["gunicorn", "serve"])
-def start(request: pytest.FixtureRequest, folder: Path) -> Iterator[Start]:
-    """Start the service with two workers; what is left of it at the end is killed."""
-    with ExitStack() as stack:
-
-        def start(*arguments: str, workers: int = 2) -> Service:
-            service = Service(request.param, folder, *arguments, workers=workers)
-            stack.callback(service.kill)
-            return service
-
-        yield start
-
-
-@pytest.fixture
 def gunicorn(folder: Path) -> Iterator[Start]:
     """The same, with gunicorn only."""
     with ExitStack() as stack:
@@ -77,6 +55,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.cover_programs
 class TestBroken:
     def test_code_that_cannot_be_loaded_changes_nothing(self, start: Start, folder: Path) -> None:
         service = start()
@@ -296,6 +275,7 @@ class TestSettings:
             service.kill()
 
 
+@pytest.mark.cover_programs
 def test_gunicorn_finds_the_server_of_a_module(folder: Path) -> None:
     service = Supervised(folder.parent / "log", *GUNICORN, "-b", "127.0.0.1:0", "app", cwd=folder)
     try:

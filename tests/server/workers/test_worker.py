@@ -165,6 +165,7 @@ def test_gunicorn_says_how_many_connections_and_how_much_is_logged(start: Start)
     assert call(address, ABOUT) == {"max_connections": 77, "patched": True, "level": 10}
 
 
+@pytest.mark.cover_programs
 def test_what_is_no_server_ends_gunicorn_with_one_line(start: Start):
     master = start(app="gunicorn_app:wsgi")
     assert master.end() == 4
@@ -172,12 +173,14 @@ def test_what_is_no_server_ends_gunicorn_with_one_line(start: Start):
     assert "Traceback" not in master.log
 
 
+@pytest.mark.cover_programs
 def test_a_server_that_cannot_start_ends_gunicorn(start: Start):
     master = start(app="gunicorn_app:started()")
     assert master.end() == 3
     assert "the server is started already" in master.log
 
 
+@pytest.mark.cover_programs
 def test_tls_settings_are_refused(start: Start, tmp_path: Path):
     (tmp_path / "pem").touch()
     master = start("--certfile", str(tmp_path / "pem"))
@@ -235,6 +238,7 @@ def test_idle_connections_do_not_hold_a_worker(start: Start):
         assert silent.reply() == GOING_AWAY
 
 
+@pytest.mark.cover_programs
 def test_a_drain_ends_after_graceful_timeout(start: Start, tmp_path: Path):
     master = start("--graceful-timeout", "2")
     with Line(master.address()) as line:
@@ -336,6 +340,7 @@ def test_usr1_reopens_the_log(start: Start, tmp_path: Path):
     eventually(logged)
 
 
+@pytest.mark.cover_programs
 def test_a_worker_ends_after_max_requests(start: Start):
     master = start("--max-requests", "20", "--max-requests-jitter", "5")
     with Load(master.address()) as load:
@@ -345,6 +350,7 @@ def test_a_worker_ends_after_max_requests(start: Start):
     assert "Autorestarting worker" in master.log
 
 
+@pytest.mark.cover_programs
 def test_a_blocked_worker_is_killed_and_replaced(start: Start):
     master = start("--timeout", "1", "-c", "gunicorn_conf.py")
     address = master.address()
@@ -368,6 +374,7 @@ def test_hooks_are_called(start: Start):
     assert f"hook worker_exit {worker}" in master.log
 
 
+@pytest.mark.cover_programs
 def test_reload_waits_for_the_correction_of_a_syntax_error(tmp_path: Path):
     app = tmp_path / "changing.py"
 
@@ -439,6 +446,7 @@ def test_serve_drains_on_ctrl_c(serve: Start, tmp_path: Path):
     assert "Traceback" not in master.log
 
 
+@pytest.mark.cover_programs
 def test_serve_does_not_wait_after_a_second_ctrl_c(serve: Start, tmp_path: Path):
     master = serve()
     with Line(master.address(workers=2)) as line:
@@ -463,6 +471,7 @@ def test_serve_opens_a_unix_socket_to_its_own_user_only(serve: Start, tmp_path: 
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.cover_programs
 def test_serve_can_be_upgraded(serve: Start):
     master = serve()
     address = master.address(workers=2)
