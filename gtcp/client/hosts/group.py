@@ -4,8 +4,8 @@ A call takes the host that the balancer chooses. If that has no connection with 
 in the background, and the call takes another host: as long as any host is connected, no call waits
 for one that is not.
 
-A choice holds for a few more calls, so few that they make little difference to the load of the host.
-Most calls are spared the choice then.
+A choice holds for a few more calls, so few that they make little difference to the load of the
+host. Most calls are spared the choice then.
 """
 
 from __future__ import annotations
