@@ -15,6 +15,8 @@ import gtcp
 from tests.client.interrupts import SCENARIOS
 from tests.helpers import serving
 
+pytestmark = [pytest.mark.slow, pytest.mark.no_cover]
+
 #: Seconds for one program on a busy machine.
 LONGEST = 300
 
@@ -50,14 +52,12 @@ def run(name: str, address: str, every: int) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_an_exception_at_any_instruction(name: str, address: str) -> None:
     """Each instruction of a plain call; of the others every third, to save time."""
     run(name, address, 1 if name == "call" else 3)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["signals-one", "signals-five"])
 def test_signals_at_random_times(name: str, address: str) -> None:
     """1,000 signals, or 500; by hand it is 10,000 (see ``tests.client.interrupts``)."""

@@ -1,8 +1,8 @@
 """The admin port: health, metrics and the state of a running server, for its operators.
 
 Read ``operations`` (what a server with an admin address runs beside its requests), then ``http``
-(the port), ``metric_files`` (numbers that several processes add up) and ``blocked`` (handlers that
-keep the event loop).
+(the port), ``metric_files`` (numbers that several processes add up), ``snapshots`` and ``slots``
+(the status of each process), ``status_page``, and ``blocked`` (handlers that keep the event loop).
 """
 
 from __future__ import annotations
