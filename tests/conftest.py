@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import os
 import sys
 import threading
@@ -26,9 +27,13 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     """Have the programs that tests start write no bytecode.
 
     Python takes a module that was changed within a second, to the same size, for unchanged. The
-    processes of xdist are started before, and keep the bytecode of the tests.
+    processes of xdist are started before, and keep the bytecode of the tests. What programs import
+    is compiled here, since each of them would do it again.
     """
     config = session.config
+    if not hasattr(config, "workerinput") and not sys.dont_write_bytecode:
+        for folder in ("gtcp", "tests", "benchmarks", "fuzz"):
+            compileall.compile_dir(ROOT.parent / folder, quiet=1)
     if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
         os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 
