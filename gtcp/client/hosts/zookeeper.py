@@ -25,6 +25,9 @@ log = logging.getLogger("gtcp.client")
 #: Seconds between two looks for a connection.
 POLL_SECONDS = 0.05
 
+#: How often the nodes are read, while some go in between.
+READS = 3
+
 _decode = msgspec.json.Decoder(Node).decode
 
 
@@ -64,14 +67,24 @@ class ZooKeeperResolver:
             raise LookupError(f"ZooKeeper at {self._place.servers} can't be reached")
         path = self._place.path
         try:
-            names = self._client.get_children(path)
-            found = [self._host(f"{path}/{name}") for name in sorted(names)]
+            return self._read(path)
         except NoNodeError:
             raise LookupError(f"there is no {path} in ZooKeeper") from None
         except KazooException as exc:
             text = str(exc) or type(exc).__name__
             raise LookupError(f"ZooKeeper at {self._place.servers}: {text}") from exc
-        return [each for each in found if each is not None]
+
+    def _read(self, path: str) -> list[Host]:
+        """Read all nodes; again if one has gone meanwhile, since another may have replaced it."""
+        nodes: dict[str, bytes | None] = {}
+        for _ in range(READS):
+            names = self._client.get_children(path)
+            nodes = {name: self._data(f"{path}/{name}") for name in sorted(names)}
+            if None not in nodes.values():
+                break
+        data = {f"{path}/{name}": each for name, each in nodes.items() if each is not None}
+        hosts = [self._host(*each) for each in data.items()]
+        return [each for each in hosts if each is not None]
 
     def _wait(self) -> None:
         until = monotonic() + CONNECT_SECONDS
@@ -83,14 +96,18 @@ class ZooKeeperResolver:
         if self._client is not None:
             end_client(self._client)
 
-    def _host(self, path: str) -> Host | None:
-        """Return the host of a node; None if it is garbage, or gone."""
+    def _data(self, path: str) -> bytes | None:
+        """Return what a node holds; None if it is gone."""
         from kazoo.exceptions import NoNodeError
 
         try:
-            data, _ = self._client.get(path)
+            data: bytes = self._client.get(path)[0]
         except NoNodeError:
             return None
+        return data
+
+    def _host(self, path: str, data: bytes) -> Host | None:
+        """Return the host that a node describes; None if it is garbage."""
         try:
             node = _decode(data)
             address = parse(node.address)

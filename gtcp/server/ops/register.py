@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import gevent
 import msgspec
+from gevent.event import Event
 
 from gtcp.errors import SettingsError
 from gtcp.transport.address import of_peer, parse
@@ -25,7 +26,8 @@ FIRST_LOOK_SECONDS = 0.05
 #: Seconds until a missing connection is logged.
 PATIENCE = 3.0
 
-#: Seconds that a drain waits for ZooKeeper to remove the node.
+#: Seconds that a start waits for the node, and a drain for its removal.
+CREATE_SECONDS = 1.0
 REMOVE_SECONDS = 1.0
 
 
@@ -69,12 +71,18 @@ class Registered:
         self._greenlet: Any = None
 
     def begin(self) -> None:
-        """Create the entry, as soon as ZooKeeper can be reached. Does not wait."""
+        """Create the entry, as soon as ZooKeeper can be reached.
+
+        Waits for it, but a second at most: a process that this one replaces removes its own entry
+        when this one has started, and between the two clients would find none.
+        """
         if self._entry is not None:
             from gtcp.transport.zookeeper import new_client  # here: rarely needed
 
+            self._decided = Event()  # belongs to this hub
             self._client = new_client(self._entry.place)
             self._greenlet = gevent.spawn(self._keep, self._entry)
+            self._decided.wait(CREATE_SECONDS)
 
     def remove(self) -> None:
         """Remove the entry; nothing if that was done.
@@ -84,6 +92,7 @@ class Registered:
         """
         client, self._client = self._client, None
         if client is not None:
+            self._decided.set()
             self._greenlet.kill(block=False)
             gevent.spawn(self._end, client).join(REMOVE_SECONDS)
 
@@ -122,6 +131,7 @@ class Registered:
         data = msgspec.json.encode(entry.node)
         path = f"{entry.place.path}/server-"
         self._path = client.create(path, data, ephemeral=True, sequence=True, makepath=True)
+        self._decided.set()
         log.info("registered %s in ZooKeeper: %s", entry.address, self._path)
 
     def _complain(self, entry: Entry, problem: str) -> None:

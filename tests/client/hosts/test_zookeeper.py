@@ -20,7 +20,7 @@ from gtcp.transport.zookeeper import new_client, parse_place
 from tests.cli.processes import only_line, run, served
 from tests.client.hosts.programs import works, zookeeper
 from tests.client.hosts.test_group import commands
-from tests.helpers import eventually, free_port, serving
+from tests.helpers import PATIENCE, eventually, free_port, serving
 
 pytestmark = [pytest.mark.programs, pytest.mark.xdist_group("zookeeper")]
 
@@ -76,6 +76,11 @@ def test_the_entry_is_gone_before_the_drain_delay_has_passed(directory: str) -> 
 
 def test_workers_have_one_address(directory: str, tmp_path: Path) -> None:
     url = f"zk://{directory}/services/workers"
+
+    def gone(old: set[str]) -> bool:
+        assert {each.address for each in resolver.resolve()} == {running.address}
+        return not old & set(client.get_children("/services/workers"))
+
     (tmp_path / "app.py").write_text(
         "import gtcp\nserver = gtcp.Server()\n@server.handler(1)\ndef one(request): return 1\n"
     )
@@ -84,9 +89,16 @@ def test_workers_have_one_address(directory: str, tmp_path: Path) -> None:
     ) as running:
         eventually(lambda: found(url) == [running.address])
         assert run("call", url, "1").stdout == "1\n"
-        running.process.send_signal(signal.SIGHUP)
-        eventually(lambda: running.ask(1) == 1)
-        assert found(url) == [running.address]
+        client = new_client(parse_place(url.removeprefix("zk://")))
+        resolver = ZooKeeperResolver(url.removeprefix("zk://"), tls=False)
+        eventually(lambda: gevent.sleep(0.01) or client.connected)
+        for _ in range(3):
+            old = set(client.get_children("/services/workers"))
+            running.process.send_signal(signal.SIGHUP)
+            eventually(lambda old=old: gone(old), 2 * PATIENCE)
+        resolver.close()
+        client.stop()
+        client.close()
         running.end()
     eventually(lambda: not found(url))
 
