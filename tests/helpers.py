@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import gevent
 
@@ -57,10 +57,22 @@ def in_fork(function: Callable[[], object]) -> int:
         try:
             status = 2 if function() is False else 0
         finally:
-            # Not os's: coverage has replaced that, as often as it was started, and the child would
-            # write all that its parent has measured as many times.
-            posix._exit(status)
+            _leave(status)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def _leave(status: int) -> NoReturn:
+    """End a forked child; what was measured in it is saved once.
+
+    Coverage replaces ``os._exit`` as often as it is started: the child would write as many times
+    what its parent has measured.
+    """
+    coverage = sys.modules.get("coverage")
+    measured = None if coverage is None else coverage.Coverage.current()
+    if measured is not None:
+        measured.stop()
+        measured.save()
+    posix._exit(status)
 
 
 class Gate:

@@ -55,6 +55,8 @@ def test_help_of_every_command_fits_a_terminal(command: str, typed: Any) -> None
         (["serve"], "TARGET"),
         (["serve", "app", "--wrokers", "2"], "--wrokers"),
         (["serve", "app", "more"], "more"),
+        (["serve", "app", "--chdir", "app"], "--chdir: expected an absolute path, got 'app'"),
+        (["serve", "app", "--chdir", "/nosuch"], "--chdir: /nosuch: No such file or directory"),
         (
             ["serve", "app", "--workers", "two"],
             "--workers: expected an integer from 1 to 1024, got 'two'",

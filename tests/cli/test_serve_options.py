@@ -106,6 +106,7 @@ def test_pid_file_is_there_while_it_listens(workers: list[str], app: Path) -> No
 
 
 @WORKERS
+@pytest.mark.cover_programs
 def test_a_second_one_is_refused_while_the_first_runs(workers: list[str], app: Path) -> None:
     with served(app, "app", *ANY, "--pid", "shop.pid", *workers) as running:
         eventually((app / "shop.pid").exists)
@@ -223,6 +224,7 @@ def workers_of(folder: Path, *flags: str, **env: str) -> str:
     return found[1]
 
 
+@pytest.mark.cover_programs
 def test_web_concurrency_is_the_weakest_number_of_workers(app: Path, tmp_path: Path) -> None:
     web = {"WEB_CONCURRENCY": "3"}
     assert workers_of(app, **web) == "3"

@@ -290,6 +290,7 @@ def test_counts_of_ended_threads_are_kept(connect: Connect, server: Serving) -> 
         "fork_in_a_stream",
     ],
 )
+@pytest.mark.cover_programs
 def test_forks(server: Serving, name: str, flags: tuple[str, ...]) -> None:
     finish(start(name, server.address, *flags))
 
@@ -301,6 +302,7 @@ def test_forks_and_threads(server: Serving, name: str) -> None:
 
 
 @modes
+@pytest.mark.cover_programs
 def test_a_queued_line_is_sent_by_the_parent_alone(
     app: App, server: Serving, flags: tuple[str, ...]
 ) -> None:

@@ -28,6 +28,17 @@ def gone(request: gtcp.Request) -> None:
     raise Gone("gone", {"left": 0})
 
 
+@commands.handler(3)
+def count(request: gtcp.Request) -> Iterator[int]:
+    yield from range(request.params["n"])
+
+
+@commands.handler(4, errors=[Gone])
+def count_and_fail(request: gtcp.Request) -> Iterator[int]:
+    yield from range(request.params["n"])
+    raise Gone("gone", {"left": 0})
+
+
 @pytest.fixture(scope="module")
 def client() -> Iterator[gtcp.Client]:
     with serving(commands) as running, gtcp.Client(running.address) as made:
@@ -72,6 +83,26 @@ def test_an_error_that_is_not_declared(client: gtcp.Client) -> None:
 def test_a_deprecated_command_warns(client: gtcp.Client) -> None:
     with pytest.warns(DeprecationWarning, match="use another"):
         assert ask(client, 1, deprecated="use another") == {"n": 1}
+
+
+class TestStreams:
+    @staticmethod
+    def ask(client: gtcp.Client, cmdid: int, **extra: Any) -> Iterator[int]:
+        options = {"timeout": gtcp.DEFAULT, "total": None, "idempotent": False, "meta": None}
+        return gtcp.Stub(client)._stream(cmdid, {"n": 3}, int, name="count", **options, **extra)
+
+    def test_items_have_their_type(self, client: gtcp.Client) -> None:
+        assert list(self.ask(client, 3)) == [0, 1, 2]
+
+    def test_a_declared_error_comes_after_the_items(self, client: gtcp.Client) -> None:
+        items = self.ask(client, 4, errors=(Gone,))
+        assert [next(items) for _ in range(3)] == [0, 1, 2]
+        with pytest.raises(Gone):
+            next(items)
+
+    def test_a_missing_command_says_what_to_do(self, client: gtcp.Client) -> None:
+        with pytest.raises(gtcp.RemoteError, match="gtcp stubs"):
+            list(self.ask(client, 99))
 
 
 def test_it_needs_a_client() -> None:

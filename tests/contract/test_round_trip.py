@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import enum
 import warnings
-from typing import Any, get_args
+from decimal import Decimal
+from typing import Any, Generic, NamedTuple, TypedDict, TypeVar, get_args
+from uuid import UUID
 
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -93,3 +98,124 @@ def test_a_stub_has_the_types_of_its_server_and_what_it_sends_arrives_equal(data
                 (result,) = result
             assert seen.pop() == value
             assert result == value
+
+
+T = TypeVar("T")
+
+
+class Colour(enum.IntEnum):
+    """A colour."""
+
+    RED = 1
+    BLUE = 2
+
+
+class Rights(enum.Flag):
+    READ = 1
+    WRITE = 2
+
+
+class Marks(enum.IntFlag):
+    NEW = 1
+    SOLD = 2
+
+
+class Word(str, enum.Enum):
+    YES = "yes"
+    real = "an attribute of numbers, not of strings"
+    title = "an attribute of strings"
+
+
+@dataclasses.dataclass(order=True, frozen=True)
+class Place:
+    """Where it stands."""
+
+    row: int
+    shelf: int = 1
+
+
+@dataclasses.dataclass(kw_only=True)
+class Note:
+    text: str = ""
+    tags: list[str] = dataclasses.field(default_factory=list)
+
+
+class Point(NamedTuple):
+    x: float
+    y: float = 0.5
+
+
+class Partial(TypedDict, total=False):
+    count: int
+
+
+class Page(msgspec.Struct, Generic[T]):
+    """One page."""
+
+    items: list[T]
+    number: int = 0
+
+
+class Cover(msgspec.Struct):
+    hard: bool = False
+
+
+class Book(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+    place: Place = dataclasses.field(default_factory=lambda: Place(1))
+    cover: Cover = msgspec.field(default_factory=Cover)
+    note: Note = msgspec.field(default_factory=Note)
+    colour: Colour = Colour.RED
+    rights: Rights | None = None
+    marks: Marks = Marks.NEW
+    word: Word = Word.title
+    price: Decimal = Decimal("1.50")
+    key: UUID = UUID(int=5)
+    raw: bytes = b'"a"\'b'
+    point: Point = Point(1.0)
+    page: Page[int] | None = None
+    part: Partial = msgspec.field(default_factory=dict)
+    title: str = "one that is too long for the line of its field and is put in parentheses"
+    length: int | str = 5
+    counts: dict[str, int] = msgspec.field(default_factory=dict)
+
+
+class Given(msgspec.Struct):
+    book: Book
+
+
+class Wanted(msgspec.Struct):
+    book: Book | None = None
+
+
+def test_classes_as_people_write_them() -> None:
+    commands = gtcp.Commands()
+
+    @commands.handler(1)
+    def put(request: gtcp.Request[Given]) -> Given:
+        raise NotImplementedError
+
+    @commands.handler(2)
+    def find(request: gtcp.Request[Wanted]) -> Wanted:
+        raise NotImplementedError
+
+    contract = describe(commands)
+    kinds = {name: (each.kind, each.base) for name, each in contract.types.items()}
+    assert kinds["Colour"] == ("enum", "IntEnum")
+    assert kinds["Rights"] == ("enum", "Flag")
+    assert kinds["Marks"] == ("enum", "IntFlag")
+    assert kinds["Word"] == ("enum", "StrEnum")
+    assert contract.types["Place"].options == {"order": True, "frozen": True}
+    assert contract.types["Note"].options == {"kw_only": True}
+    assert contract.types["Colour"].doc == "A colour."
+    assert kinds["PageInt"][0] == "struct"
+
+    module = load(written(contract))
+    again, seen = served(contract, module)
+    assert describe(again).types == contract.types
+    with serving(again) as running, gtcp.Client(running.address) as client:
+        stub = module.EchoClient(client)
+        book = module.Book(note=module.Note(text="new"), page=module.PageInt([1]))
+        assert stub.put(book=book).book == seen.pop().book == book
+        assert stub.find().book is None
+        assert stub.find(book=None).book is None
+        assert stub.find(module.Wanted(book)).book == book

@@ -118,9 +118,8 @@ def test_a_timer_that_is_due_and_not_yet_told_so_is_pending() -> None:
         for timer in timers:
             timer.start(lambda: seen.append((loop.activecnt, loop.pendingcnt)))
         gevent.sleep(0.001)
-        # The first got its outcome while the second was not active any more.
-        assert seen[0][1] >= 1
-        assert seen[-1][1] == 0
+        # The first was told while the second was not active any more; the sleep may be due, too.
+        assert seen[0][1] - seen[1][1] == 1
         for timer in timers:
             timer.close()
 
@@ -566,7 +565,6 @@ def test_a_signal_while_a_call_waits(
         assert child.wait(PATIENCE) == 0, (tmp_path / "stderr").read_text()
 
 
-@pytest.mark.cover_programs
 def test_an_interrupt_from_the_keyboard_ends_a_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

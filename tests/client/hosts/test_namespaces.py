@@ -31,6 +31,12 @@ def who(request):
     with open(request.params["id"], "x"):  # fails if the call has run before
         time.sleep(0.002)
     return os.environ["HOST"]
+
+
+@server.handler(2)
+def wait(request):
+    time.sleep(request.params["seconds"])
+    return os.environ["HOST"]
 """
 
 PORT = 8889
@@ -52,7 +58,7 @@ def may_make_namespaces() -> bool:
     return True
 
 
-pytestmark = [pytest.mark.programs, pytest.mark.no_cover]
+pytestmark = pytest.mark.programs
 
 
 class Host:
@@ -153,6 +159,7 @@ class Load:
         self.client.close()
 
 
+@pytest.mark.no_cover
 def test_a_drain_fails_no_call(hosts: list[Host], tmp_path: Path) -> None:
     load = Load(hosts, tmp_path, PATIENCE)
     assert set(load.goes_on()) == {each.name for each in hosts}
@@ -165,6 +172,7 @@ def test_a_drain_fails_no_call(hosts: list[Host], tmp_path: Path) -> None:
     assert load.told == {}
 
 
+@pytest.mark.no_cover
 def test_of_a_killed_host_only_calls_in_flight_are_uncertain(
     hosts: list[Host], tmp_path: Path
 ) -> None:
@@ -191,3 +199,21 @@ def test_a_host_whose_packets_are_lost_is_left_within_a_second(
     load.end()
     assert load.told == Counter(maybe=load.told["maybe"])
     assert load.told["maybe"] <= max(20, in_flight)
+
+
+def test_a_host_that_acknowledges_nothing_gets_no_more_calls(hosts: list[Host]) -> None:
+    """Even if it has fewer calls in flight than the others."""
+    with gtcp.Client([each.address for each in hosts], retries=0) as client:
+        client.connect()
+        lost = next(
+            each for each in hosts if each.name == client.call(2, {"seconds": 0}, hash_key="a")
+        )
+        lost.drop_packets()
+        first = gevent.spawn(client.call, 2, {"seconds": 0}, hash_key="a", timeout=5.0)
+        gevent.sleep(1.5)  # it is sent again and again
+        calls = [gevent.spawn(client.call, 2, {"seconds": 0.3}, timeout=5.0) for _ in range(60)]
+        gevent.joinall(calls)
+        names = {each.name for each in hosts} - {lost.name}
+        assert {each.get() for each in calls} == names
+        assert client.stats()["hosts"][lost.address]["in_flight"] <= 1
+        first.kill()

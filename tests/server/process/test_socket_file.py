@@ -108,6 +108,7 @@ class TestAbstract:
     """unix:@name, which has no file."""
 
     @MODES
+    @pytest.mark.cover_programs
     def test_is_served_called_and_exclusive(self, tmp_path: Path, flags: tuple[str, ...]) -> None:
         (tmp_path / "app.py").write_text(APP)
         address = f"unix:@gtcp-{os.getpid()}-{len(flags)}"

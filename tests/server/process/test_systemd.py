@@ -130,6 +130,7 @@ class TestPassedSockets:
             assert server.ask(3) == server.process.pid
             server.end()
 
+    @pytest.mark.cover_programs
     def test_a_second_master_takes_them_over(self, app: Path) -> None:
         path = app / "passed.sock"
         with unix_listener(path) as sock:
@@ -148,11 +149,13 @@ class TestPassedSockets:
             assert stat.S_IMODE(path.stat().st_mode) == 0o666
 
     @MODES
+    @pytest.mark.cover_programs
     def test_a_descriptor_that_is_none_is_refused(self, app: Path, flags: Flags) -> None:
         said = fails(1, "serve", "app", "--bind", "fd://99", *flags, cwd=app)
         assert "can't listen on fd://99: Bad file descriptor" in said
 
     @MODES
+    @pytest.mark.cover_programs
     def test_a_datagram_socket_is_refused(self, app: Path, flags: Flags) -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             number = sock.fileno()
