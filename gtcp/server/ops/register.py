@@ -69,6 +69,7 @@ class Registered:
         self._problem = ""
         self._client: Any = None
         self._greenlet: Any = None
+        self._decided = Event()  # the entry was created, or is not wanted any more
 
     def begin(self) -> None:
         """Create the entry, as soon as ZooKeeper can be reached.
@@ -79,7 +80,6 @@ class Registered:
         if self._entry is not None:
             from gtcp.transport.zookeeper import new_client  # here: rarely needed
 
-            self._decided = Event()  # belongs to this hub
             self._client = new_client(self._entry.place)
             self._greenlet = gevent.spawn(self._keep, self._entry)
             self._decided.wait(CREATE_SECONDS)
