@@ -40,7 +40,7 @@ def test_skip_of_a_program_fails_where_it_is_required(
     pytester.makeconftest(CONFTEST)
     pytester.makepyfile(TESTS)
     pytester.makeini("[pytest]\nmarkers = programs: x")
-    result = pytester.runpytest("-p", "no:cacheprovider")
+    result = pytester.runpytest("-p", "no:cacheprovider", "-W", "ignore")
     assert result.parseoutcomes() == outcomes
     if required:
         result.stdout.fnmatch_lines(["*redis-server is not installed*"])
