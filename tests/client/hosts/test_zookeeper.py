@@ -66,12 +66,14 @@ def test_servers_come_and_go(directory: str) -> None:
 
 def test_the_entry_is_gone_before_the_drain_delay_has_passed(directory: str) -> None:
     url = f"zk://{directory}/services/delayed"
+    resolver = ZooKeeperResolver(url.removeprefix("zk://"), tls=False)
     server = serving(commands("host"), register=url, drain_delay=3.0, graceful_timeout=5.0)
     with server as running:
         eventually(lambda: found(url))
         running.start_stopping()
-        eventually(lambda: not found(url), 2.5)
+        eventually(lambda: not resolver.resolve(), 2.5)
         assert running.server.addresses
+    resolver.close()
 
 
 def test_workers_have_one_address(directory: str, tmp_path: Path) -> None:
