@@ -78,12 +78,11 @@ class ZooKeeperResolver:
         """Read all nodes; again if one has gone meanwhile, since another may have replaced it."""
         nodes: dict[str, bytes | None] = {}
         for _ in range(READS):
-            names = self._client.get_children(path)
-            nodes = {name: self._data(f"{path}/{name}") for name in sorted(names)}
+            names = [f"{path}/{each}" for each in sorted(self._client.get_children(path))]
+            nodes = {name: self._data(name) for name in names}
             if None not in nodes.values():
                 break
-        data = {f"{path}/{name}": each for name, each in nodes.items() if each is not None}
-        hosts = [self._host(*each) for each in data.items()]
+        hosts = [self._host(name, data) for name, data in nodes.items() if data is not None]
         return [each for each in hosts if each is not None]
 
     def _wait(self) -> None:
