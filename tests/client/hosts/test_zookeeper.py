@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -16,7 +16,7 @@ import gtcp
 from gtcp.client.hosts import known
 from gtcp.client.hosts.zookeeper import ZooKeeperResolver
 from gtcp.testing import FaultProxy
-from gtcp.transport.zookeeper import new_client, parse_place
+from gtcp.transport.zookeeper import end_client, new_client, parse_place
 from tests.cli.processes import only_line, run, served
 from tests.client.hosts.programs import works, zookeeper
 from tests.client.hosts.test_group import commands
@@ -39,6 +39,19 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 def found(url: str) -> list[str]:
     ended = run("resolve", url)
     return [line.split()[0] for line in ended.stdout.splitlines()[1:]]
+
+
+@contextmanager
+def reading(url: str) -> Iterator[tuple[ZooKeeperResolver, Any]]:
+    """Return a resolver of this URL, and a client of its ZooKeeper, connected."""
+    text = url.removeprefix("zk://")
+    client = new_client(parse_place(text))
+    try:
+        eventually(lambda: gevent.sleep(0.01) or client.connected)
+        with closing(ZooKeeperResolver(text, tls=False)) as resolver:
+            yield resolver, client
+    finally:
+        end_client(client)
 
 
 def answering(client: gtcp.Client, calls: int = 30) -> set[str]:
@@ -66,23 +79,16 @@ def test_servers_come_and_go(directory: str) -> None:
 
 def test_the_entry_is_gone_before_the_drain_delay_has_passed(directory: str) -> None:
     url = f"zk://{directory}/services/delayed"
-    resolver = ZooKeeperResolver(url.removeprefix("zk://"), tls=False)
     server = serving(commands("host"), register=url, drain_delay=3.0, graceful_timeout=5.0)
-    with server as running:
+    with server as running, reading(url) as (resolver, _):
         eventually(lambda: found(url))
         running.start_stopping()
         eventually(lambda: not resolver.resolve(), 2.5)
         assert running.server.addresses
-    resolver.close()
 
 
 def test_workers_have_one_address(directory: str, tmp_path: Path) -> None:
     url = f"zk://{directory}/services/workers"
-
-    def gone(old: set[str]) -> bool:
-        assert {each.address for each in resolver.resolve()} == {running.address}
-        return not old & set(client.get_children("/services/workers"))
-
     (tmp_path / "app.py").write_text(
         "import gtcp\nserver = gtcp.Server()\n@server.handler(1)\ndef one(request): return 1\n"
     )
@@ -91,16 +97,16 @@ def test_workers_have_one_address(directory: str, tmp_path: Path) -> None:
     ) as running:
         eventually(lambda: found(url) == [running.address])
         assert run("call", url, "1").stdout == "1\n"
-        client = new_client(parse_place(url.removeprefix("zk://")))
-        resolver = ZooKeeperResolver(url.removeprefix("zk://"), tls=False)
-        eventually(lambda: gevent.sleep(0.01) or client.connected)
-        for _ in range(3):
-            old = set(client.get_children("/services/workers"))
-            running.process.send_signal(signal.SIGHUP)
-            eventually(lambda old=old: gone(old), 2 * PATIENCE)
-        resolver.close()
-        client.stop()
-        client.close()
+        with reading(url) as (resolver, client):
+
+            def gone(old: set[str]) -> bool:
+                assert {each.address for each in resolver.resolve()} == {running.address}
+                return not old & set(client.get_children("/services/workers"))
+
+            for _ in range(3):
+                old = set(client.get_children("/services/workers"))
+                running.process.send_signal(signal.SIGHUP)
+                eventually(lambda old=old: gone(old), 2 * PATIENCE)
         running.end()
     eventually(lambda: not found(url))
 
@@ -108,25 +114,22 @@ def test_workers_have_one_address(directory: str, tmp_path: Path) -> None:
 @pytest.mark.cover_programs
 def test_an_entry_that_was_lost_is_created_again(directory: str) -> None:
     url = f"zk://{directory}/services/lost"
-    with serving(commands("host"), register=url) as running:
+    with (
+        serving(commands("host"), register=url) as running,
+        reading(url) as (resolver, client),
+    ):
         eventually(lambda: found(url))
-        client = new_client(parse_place(url.removeprefix("zk://")))
-        eventually(lambda: gevent.sleep(0.01) or client.connected)
         (name,) = client.get_children("/services/lost")
         client.delete(f"/services/lost/{name}")
         eventually(lambda: gevent.sleep(0.01) or client.get_children("/services/lost"))
         assert client.get_children("/services/lost") != [name]
-        resolver = ZooKeeperResolver(url.removeprefix("zk://"), tls=False)
         client.create("/services/lost/moved", b'{"address": "10.0.0.1:1"}')
         assert "10.0.0.1:1" in {each.address for each in resolver.resolve()}
         client.set("/services/lost/moved", b'{"address": "10.0.0.2:1"}')
         assert "10.0.0.2:1" in {each.address for each in resolver.resolve()}
-        resolver.close()
         client.delete("/services/lost/moved")
         client.create("/services/lost/garbage", b"{")
         client.create("/services/lost/wrong", b'{"address": "a b"}')
-        client.stop()
-        client.close()
         assert found(url) == [running.address]
 
 
