@@ -145,7 +145,8 @@ class Server(Registration):
         """Listen and serve in the background; return when the server listens.
 
         The ``on_start`` functions run first. If one fails, or listening does, the ``on_stop``
-        functions run before the exception is raised.
+        functions run before the exception is raised. With the setting ``register``, return when the
+        entry in ZooKeeper is there, too, or after a second.
 
         Args:
             listeners: listening sockets to use instead of the settings' addresses. The server does
