@@ -37,6 +37,9 @@ FIRST_PROBE, LONGEST_PROBE = 0.25, 0.9
 #: The part of a new latency in the average, once there are enough.
 SMOOTHING = 1 / 32
 
+#: Seconds that a call is taken to need at least, since the average multiplies.
+SHORTEST = 1e-6
+
 #: Latencies that differ from the median by less than this factor count as equal.
 EQUAL = 1.3
 
@@ -55,7 +58,8 @@ class Member:
         in_flight: returns its calls in flight.
 
     Attributes:
-        latency: average of recent calls, in seconds; 0 if there were none.
+        latency: geometric mean of recent calls, in seconds; 0 if there were none. A call that takes
+            a hundred times as long raises it by a sixth; an arithmetic mean would rise fourfold.
         ejected: whether it gets no calls until a ping succeeds.
         ejections: how often it was ejected.
         probe_at: when an ejected one should be pinged.
@@ -103,7 +107,11 @@ class Member:
         if started is None:
             return
         self.samples += 1
-        self.latency += (now - started - self.latency) * max(SMOOTHING, 1 / self.samples)
+        taken = max(now - started, SHORTEST)
+        if self.latency:
+            self.latency *= (taken / self.latency) ** max(SMOOTHING, 1 / self.samples)
+        else:
+            self.latency = taken
         self.measured_at = now
 
     def __repr__(self) -> str:

@@ -74,6 +74,25 @@ def test_a_slow_host_gets_less_and_small_differences_do_not_count() -> None:
     assert max(counted.values()) < 1.2 * 2000
 
 
+@pytest.mark.parametrize("position", [0, 20, 39])
+def test_one_call_that_takes_long_does_not_make_its_host_slow(position: int) -> None:
+    stalled, other = members = hosts(2)
+    chosen = balancer(*members)
+    for number in range(40):
+        stalled.took(-0.1 if number == position else -0.001, 0.0)
+        other.took(-0.001, 0.0)
+    chosen.choose(0.0)
+    assert stalled.capacity == other.capacity == 1.0
+
+
+def test_a_call_that_takes_no_time_does_no_harm() -> None:
+    members = hosts(2)
+    chosen = balancer(*members)
+    for member in members * 2:
+        member.took(0.0, 0.0)
+    assert {chosen.choose(0.0) for _ in range(50)} == set(members)
+
+
 def test_an_old_latency_is_forgotten() -> None:
     slow, fast = members = hosts(2)
     chosen = balancer(*members)

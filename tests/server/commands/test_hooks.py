@@ -277,7 +277,7 @@ class TestCancellation:
 
         application.gate.open()
         with serving(application.server) as up, up.line() as line:
-            more = {"timeout": 30} if way == "deadline" else {}
+            more = {"timeout": 500} if way == "deadline" else {}
             line.send(request_line(cmdid, id=1, **more))
             eventually(lambda: application.after_gate.waiting)
             if way == "deadline":
