@@ -155,6 +155,7 @@ setup(
         "Typing :: Typed",
     ],
     python_requires=">=3.10",
+    package_dir={"": "."},  # `pip install -e` adds this folder to the path, not an import hook
     packages=find_packages(include=["gtcp", "gtcp.*"]),
     package_data={"gtcp": ["py.typed", "server/admin/*.html"]},
     install_requires=[

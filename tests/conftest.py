@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,22 +94,37 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         os.environ.update(variables)
 
 
-@pytest.hookimpl(wrapper=True, trylast=True)
-def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """Do not trace tests with the marker ``no_cover``.
+@contextmanager
+def untraced(item: pytest.Item) -> Iterator[None]:
+    """Do not trace what a test with the marker ``no_cover`` runs.
 
     pytest-cov pauses one measurement, but has started two in each process of xdist.
     """
     if item.get_closest_marker("no_cover") is None:
-        return (yield)
+        yield
+        return
     here, threads = sys.gettrace(), threading.gettrace()
     sys.settrace(None)
     threading.settrace(None)  # type: ignore[arg-type]
     try:
-        return (yield)
+        yield
     finally:
         sys.settrace(here)
         threading.settrace(threads)  # type: ignore[arg-type]
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
+    """Do not trace servers that fixtures start for such a test, either."""
+    with untraced(item):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Do not trace the test itself."""
+    with untraced(item):
+        return (yield)
 
 
 @pytest.fixture(autouse=True)

@@ -34,10 +34,14 @@ def check(folder: Path, *command: str) -> None:
     assert ended.returncode == 0, ended.stdout[-6000:] + ended.stderr[-2000:]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with generated stubs, and the configuration of the checkers."""
-    folder = tmp_path_factory.mktemp("stubs")
+CHECKERS = {
+    "ruff": ["ruff", "check", "--isolated", "--select", "F,E9,I", "--quiet", "."],
+    "mypy": ["mypy", "--config-file", "mypy.ini", "--cache-dir", "cache", "."],
+}
+
+
+def write(folder: Path) -> None:
+    """Write stubs, and the configuration of the checkers."""
     count = 0
 
     @settings(max_examples=150, database=None)
@@ -53,13 +57,26 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     config = {"extraPaths": [str(ROOT)], "pythonVersion": "3.10", "include": ["*.py"]}
     (folder / "pyrightconfig.json").write_text(json.dumps(config))
-    return folder
 
 
+@pytest.mark.no_cover
 @pytest.mark.programs
-def test_ruff_finds_nothing(folder: Path) -> None:
-    need("ruff")
-    check(folder, "ruff", "check", "--isolated", "--select", "F,E9,I", "--quiet", ".")
+def test_mypy_and_ruff_find_nothing(tmp_path: Path) -> None:
+    """Both in one test: writing the stubs takes longer than checking them."""
+    for name in CHECKERS:
+        need(name)
+    write(tmp_path)
+    for command in CHECKERS.values():
+        check(tmp_path, *command)
+
+
+@pytest.mark.no_cover
+def test_pyright_finds_nothing(tmp_path: Path) -> None:
+    need("pyright")
+    if shutil.which("node") is None:
+        pytest.skip("node is not installed")
+    write(tmp_path)
+    check(tmp_path, "pyright", "--pythonpath", sys.executable)
 
 
 @pytest.mark.programs
@@ -69,17 +86,3 @@ def test_ruff_does_not_change_the_format_of_a_stub(tmp_path: Path) -> None:
     text = write_stubs(describe(commands), "OrdersClient")
     (tmp_path / "orders_client.py").write_text(text)
     check(tmp_path, "ruff", "format", "--isolated", "--target-version", "py310", "--diff", ".")
-
-
-@pytest.mark.no_cover
-@pytest.mark.programs
-def test_mypy_finds_nothing(folder: Path) -> None:
-    need("mypy")
-    check(folder, "mypy", "--config-file", "mypy.ini", "--cache-dir", "cache", ".")
-
-
-def test_pyright_finds_nothing(folder: Path) -> None:
-    need("pyright")
-    if shutil.which("node") is None:
-        pytest.skip("node is not installed")
-    check(folder, "pyright", "--pythonpath", sys.executable)
