@@ -74,7 +74,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests of the folders above, and those of hypothesis, which repeat others."""
     for item in items:
         if folder_of(item) in UNMEASURED or item.get_closest_marker("hypothesis") is not None:
-            item.add_marker("no_cover")
+            item.add_marker("untraced")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -95,12 +95,13 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 
 @contextmanager
-def untraced(item: pytest.Item) -> Iterator[None]:
-    """Do not trace what a test with the marker ``no_cover`` runs.
+def tracing_off(item: pytest.Item) -> Iterator[None]:
+    """Do not trace what a test with the marker ``untraced`` runs.
 
-    pytest-cov pauses one measurement, but has started two in each process of xdist.
+    The marker of pytest-cov, ``no_cover``, does not do: it starts coverage again after each such
+    test, and each start adds a function that runs after a fork, which takes a seventh of a second.
     """
-    if item.get_closest_marker("no_cover") is None:
+    if item.get_closest_marker("untraced") is None:
         yield
         return
     here, threads = sys.gettrace(), threading.gettrace()
@@ -116,14 +117,14 @@ def untraced(item: pytest.Item) -> Iterator[None]:
 @pytest.hookimpl(wrapper=True, trylast=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
     """Do not trace servers that fixtures start for such a test, either."""
-    with untraced(item):
+    with tracing_off(item):
         return (yield)
 
 
 @pytest.hookimpl(wrapper=True, trylast=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """Do not trace the test itself."""
-    with untraced(item):
+    with tracing_off(item):
         return (yield)
 
 

@@ -36,7 +36,7 @@ def run(data):
 """
 
 
-@pytest.mark.no_cover
+@pytest.mark.untraced
 @pytest.mark.parametrize("target", TARGETS)
 def test_nothing_is_wrong_with_the_seeds(target):
     module = engines.load(target)

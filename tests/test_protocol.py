@@ -69,7 +69,7 @@ class TestLineBuffer:
         assert buffer.size == len(data) - data.rfind(b"\n") - 1
         assert buffer.begun == bool(buffer.size)
 
-    @pytest.mark.no_cover
+    @pytest.mark.untraced
     def test_what_comes_byte_by_byte_is_not_kept_byte_by_byte(self):
         tracemalloc.start()
         buffer = LineBuffer(None)

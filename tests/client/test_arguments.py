@@ -287,7 +287,7 @@ REVEALED = [
 ]
 
 
-@pytest.mark.no_cover
+@pytest.mark.untraced
 @pytest.mark.programs
 def test_mypy_infers_the_types_of_results(tmp_path: Path) -> None:
     pytest.importorskip("mypy")

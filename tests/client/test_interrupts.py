@@ -15,7 +15,7 @@ import gtcp
 from tests.client.interrupts import SCENARIOS
 from tests.helpers import serving
 
-pytestmark = [pytest.mark.slow, pytest.mark.no_cover]
+pytestmark = [pytest.mark.slow, pytest.mark.untraced]
 
 #: Seconds for one program on a busy machine.
 LONGEST = 300

@@ -199,7 +199,7 @@ def resident_bytes() -> int:
         return int(file.read().split()[1]) * resource.getpagesize()
 
 
-@pytest.mark.no_cover
+@pytest.mark.untraced
 def test_memory_stays_flat(connect: Connect) -> None:
     """Had it all been kept, it would be hundreds of bytes for each of the 80,000 later items."""
     commands = gtcp.Commands()

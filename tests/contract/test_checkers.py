@@ -59,7 +59,7 @@ def write(folder: Path) -> None:
     (folder / "pyrightconfig.json").write_text(json.dumps(config))
 
 
-@pytest.mark.no_cover
+@pytest.mark.untraced
 @pytest.mark.programs
 def test_mypy_and_ruff_find_nothing(tmp_path: Path) -> None:
     """Both in one test: writing the stubs takes longer than checking them."""
@@ -70,7 +70,7 @@ def test_mypy_and_ruff_find_nothing(tmp_path: Path) -> None:
         check(tmp_path, *command)
 
 
-@pytest.mark.no_cover
+@pytest.mark.untraced
 def test_pyright_finds_nothing(tmp_path: Path) -> None:
     need("pyright")
     if shutil.which("node") is None:

@@ -68,7 +68,7 @@ def annotation(module: Any) -> Any:
     return eval(kind, {**vars(module), "module": module}) if kind != "None" else None
 
 
-@pytest.mark.no_cover
+@pytest.mark.untraced
 @settings(max_examples=200)
 @given(st.data())
 def test_what_is_accepted_can_be_decoded(data: Any) -> None:

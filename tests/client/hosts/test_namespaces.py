@@ -159,7 +159,7 @@ class Load:
         self.client.close()
 
 
-@pytest.mark.no_cover
+@pytest.mark.untraced
 def test_a_drain_fails_no_call(hosts: list[Host], tmp_path: Path) -> None:
     load = Load(hosts, tmp_path, PATIENCE)
     assert set(load.goes_on()) == {each.name for each in hosts}
@@ -172,7 +172,7 @@ def test_a_drain_fails_no_call(hosts: list[Host], tmp_path: Path) -> None:
     assert load.told == {}
 
 
-@pytest.mark.no_cover
+@pytest.mark.untraced
 def test_of_a_killed_host_only_calls_in_flight_are_uncertain(
     hosts: list[Host], tmp_path: Path
 ) -> None:

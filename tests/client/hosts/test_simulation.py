@@ -16,7 +16,7 @@ from gtcp.client.hosts.resolver import Host
 from gtcp.client.retry import Retry
 from gtcp.errors import ConnectError, GtcpError
 
-pytestmark = [pytest.mark.slow, pytest.mark.no_cover]
+pytestmark = [pytest.mark.slow, pytest.mark.untraced]
 
 SERVICE_SECONDS = 0.005
 SLOTS = 4

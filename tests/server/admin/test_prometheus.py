@@ -28,7 +28,7 @@ scrape_configs:
 
 pytestmark = [
     pytest.mark.programs,
-    pytest.mark.no_cover,
+    pytest.mark.untraced,
     pytest.mark.skipif(PROMETHEUS is None, reason="prometheus is not installed"),
 ]
 

@@ -276,7 +276,7 @@ class TestItems:
             assert closed
             assert is_idle(line)
 
-    @pytest.mark.no_cover
+    @pytest.mark.untraced
     def test_hundred_thousand_arrive_whole(self, service: Service) -> None:
         with serving(service.commands) as running, running.line() as line:
             start(line, COUNT, None, params={"n": 100_000})

@@ -15,7 +15,7 @@ import gtcp
 from tests.helpers import Gate, Line, eventually, serving
 from tests.server.services import Load, Service, Start, pids
 
-pytestmark = [pytest.mark.programs, pytest.mark.no_cover]
+pytestmark = [pytest.mark.programs, pytest.mark.untraced]
 
 GOING_AWAY = {"code": 503, "message": "going away"}
 

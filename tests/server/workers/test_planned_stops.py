@@ -24,7 +24,7 @@ from tests.server.services import (
     write_app,
 )
 
-pytestmark = [pytest.mark.programs, pytest.mark.no_cover]
+pytestmark = [pytest.mark.programs, pytest.mark.untraced]
 
 
 class TestStop:

@@ -24,7 +24,7 @@ from tests.server.services import (
 )
 from tests.server.workers.gunicorn_process import GUNICORN, Supervised
 
-pytestmark = [pytest.mark.programs, pytest.mark.no_cover]
+pytestmark = [pytest.mark.programs, pytest.mark.untraced]
 
 KEPT = "the old workers are kept: "
 

@@ -18,7 +18,7 @@ from tests.helpers import Line, eventually
 from tests.server.workers.gunicorn_app import ABOUT, FAIL, PID, SPIN, WAIT
 from tests.server.workers.gunicorn_process import GUNICORN, HERE, Supervised
 
-pytestmark = [pytest.mark.programs, pytest.mark.no_cover]
+pytestmark = [pytest.mark.programs, pytest.mark.untraced]
 
 LOOPBACK = "127.0.0.1:0"
 
