@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import enum
+import time
+import types
 import warnings
 from decimal import Decimal
-from typing import Any, Generic, NamedTuple, TypedDict, TypeVar, get_args
+from typing import Annotated, Any, Generic, Literal, NamedTuple, TypedDict, TypeVar, get_args
 from uuid import UUID
 
 import msgspec
@@ -219,3 +222,68 @@ def test_classes_as_people_write_them() -> None:
         assert stub.find().book is None
         assert stub.find(book=None).book is None
         assert stub.find(module.Wanted(book)).book == book
+
+
+class Keys(TypedDict("Required", {"a-b": int}), total=False):  # type: ignore[misc]
+    title: str
+
+
+_TEXT = "fifty characters of a note that takes several lines"
+_LONG = msgspec.Meta(min_length=1, max_length=100_000, description="words of a book")
+
+
+class Address(TypedDict):
+    city: str
+
+
+class Sender(Address, total=False):
+    street: str
+
+
+#: Fields that hide, in their class, the names that it uses; and types that take several lines.
+Shadow = msgspec.defstruct(
+    "Shadow",
+    [
+        ("int", int),
+        ("count", int),
+        ("Any", Any),
+        ("Cover", Cover),
+        ("back", Cover),
+        ("Decimal", Decimal),
+        ("nothing", tuple[()]),
+        ("at", datetime.datetime),
+        ("keys", Keys),
+        ("sender", Sender),
+        ("words", tuple[str, str], (_TEXT, _TEXT)),
+        ("many_words_that_may_be_left_out_and_then_are_these", tuple[str, ...], (_TEXT,)),
+        ("since", float, msgspec.field(default_factory=time.time)),
+        ("an_identifier_that_takes_its_place", dict[str, dict[str, Annotated[str, _LONG]]]),
+        ("or_one_of_many", list[Literal["first of many", "second of many", "third of many"]] | int),
+    ],
+    kw_only=True,
+)
+
+Since = msgspec.defstruct("Since", [("since", float, msgspec.field(default_factory=time.time))])
+
+
+def test_names_that_are_hidden_and_what_does_not_fit_into_a_line() -> None:
+    commands = gtcp.Commands()
+
+    def echo(request: Any) -> Any:
+        raise NotImplementedError
+
+    kinds = [Shadow, Shadow, Since, dict[str, dict[str, Annotated[str, _LONG]]]]
+    names = ["find-it", "find_it", "since", "matches"]
+    for number, (kind, name) in enumerate(zip(kinds, names, strict=True)):
+        handler = types.FunctionType(echo.__code__, globals(), name)
+        handler.__annotations__ = {"request": gtcp.Request[kind], "return": kind}
+        commands.handler(number + 1)(handler)
+
+    contract = describe(commands)
+    module = load(written(contract))
+    again, seen = served(contract, module)
+    assert describe(again).types == contract.types
+    with serving(again) as running, gtcp.Client(running.address) as client:
+        stub = module.EchoClient(client)
+        assert stub.since(since=5.0) == seen.pop() == module.Since(5.0)
+        assert stub.find_it_1.__doc__ == stub.find_it_2.__doc__
