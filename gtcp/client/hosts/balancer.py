@@ -19,7 +19,7 @@ from bisect import bisect
 from collections.abc import Callable, Collection, Iterable, Sequence
 from hashlib import blake2b
 from itertools import accumulate
-from math import inf, log
+from math import exp, inf, log
 from typing import Any
 
 from gtcp.client.hosts.resolver import Host
@@ -34,10 +34,10 @@ AVOID_SECONDS = 1.0
 #: Seconds until an ejected host is pinged: jittered, doubled each time up to the second.
 FIRST_PROBE, LONGEST_PROBE = 0.25, 0.9
 
-#: The part of a new latency in the average, once there are enough.
-SMOOTHING = 1 / 32
+#: A new latency is at least this part of the average: one of so many.
+MOST_SAMPLES = 32
 
-#: Seconds that a call is taken to need at least, since the average multiplies.
+#: Seconds that a call is taken to need at least: 0 has no logarithm.
 SHORTEST = 1e-6
 
 #: Latencies that differ from the median by less than this factor count as equal.
@@ -58,8 +58,10 @@ class Member:
         in_flight: returns its calls in flight.
 
     Attributes:
-        latency: geometric mean of recent calls, in seconds; 0 if there were none. A call that takes
-            a hundred times as long raises it by a sixth; an arithmetic mean would rise fourfold.
+        samples: latencies that were measured, up to ``MOST_SAMPLES``; 0 if it is unknown.
+        latency: average of the logarithms of the seconds that recent calls took: their geometric
+            mean. One that takes a hundred times as long raises that by a sixth; the arithmetic
+            mean would rise fourfold.
         ejected: whether it gets no calls until a ping succeeds.
         ejections: how often it was ejected.
         probe_at: when an ejected one should be pinged.
@@ -106,12 +108,9 @@ class Member:
         """Take note of how long a call took, whatever its outcome; of nothing if that is None."""
         if started is None:
             return
-        self.samples += 1
-        taken = max(now - started, SHORTEST)
-        if self.latency:
-            self.latency *= (taken / self.latency) ** max(SMOOTHING, 1 / self.samples)
-        else:
-            self.latency = taken
+        if self.samples < MOST_SAMPLES:
+            self.samples += 1
+        self.latency += (log(max(now - started, SHORTEST)) - self.latency) / self.samples
         self.measured_at = now
 
     def __repr__(self) -> str:
@@ -236,7 +235,7 @@ class Balancer:
             member.probe_at = inf
             member.failures = member.probes = 0
             member.avoid_until = member.measured_at = -inf
-            member.latency, member.samples = 0.0, 0
+            member.samples = 0
             self._change()
         else:
             self._probe_later(member, now)
@@ -288,12 +287,12 @@ class Balancer:
         known = []
         for each in members:
             if each.measured_at < now - FORGET_SECONDS:
-                each.latency, each.samples = 0.0, 0
-            if each.latency:
+                each.samples = 0
+            if each.samples:
                 known.append(each.latency)
         middle = sorted(known)[(len(known) - 1) // 2] if known else 0.0
         for each in members:
-            speed = middle / each.latency if each.latency else 1.0
+            speed = exp(middle - each.latency) if each.samples else 1.0
             if 1 / EQUAL <= speed <= EQUAL:
                 speed = 1.0
             each.capacity = each.host.weight * min(FASTEST, max(SLOWEST, speed))
