@@ -113,19 +113,19 @@ def test_a_notification_that_would_be_too_late_is_dropped_without_an_id_it_is_to
 
 def test_params_of_what_is_refused_are_not_decoded_and_what_is_no_request_keeps_its_turn(computing):
     with computing.beside() as (_, line, _):
-        line.send(*[work(n, id=n) for n in range(30)])
+        line.send(*[work(n, id=n) for n in range(60)])
         eventually(lambda: len(computing.ran) > 5)
         line.send(
-            {"cmdid": 2, "id": 30, "timeout": 200, "params": "none"},
-            {"cmdid": 77, "id": 31, "timeout": 200},
+            {"cmdid": 2, "id": 60, "timeout": 200, "params": "none"},
+            {"cmdid": 77, "id": 61, "timeout": 200},
             b'{"cmdid": true}\n',
         )
         replies = line.rest()
     codes = {each.get("id"): each["code"] for each in replies}
-    assert codes[30] == 429
-    assert codes[31] == 404
+    assert codes[60] == 429
+    assert codes[61] == 404
     assert replies[-1]["code"] == 400
-    assert [each["id"] for each in replies if each["code"] == 0] == list(range(30))
+    assert [each["id"] for each in replies if each["code"] == 0] == list(range(60))
 
 
 def test_of_who_has_gone_nothing_is_run_any_more(computing):
