@@ -16,6 +16,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from time import monotonic
+from types import FrameType
 from typing import Any
 
 import gevent
@@ -213,8 +214,11 @@ class Interrupt(BaseException):
 def signals(make: Callable[[str], Caller], end: float) -> None:
     """Greenlets whose process gets signals at any moment, whose handler raises an exception."""
 
-    def raise_interrupt(_number: int, _frame: object) -> None:
-        raise Interrupt
+    def raise_interrupt(_number: int, frame: FrameType | None) -> None:
+        if frame is None or frame.f_code not in (go_on.__code__, signals.__code__):
+            raise Interrupt
+        if monotonic() < end:  # nothing would catch it there
+            signal.setitimer(signal.ITIMER_REAL, 0.001)
 
     def go_on(caller: Caller) -> None:
         while monotonic() < end:
