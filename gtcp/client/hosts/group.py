@@ -45,7 +45,7 @@ PROBE_SECONDS = 1.0
 
 #: For how many more calls a choice holds: the part of the calls in flight on the connection; and
 #: the number, if there are none and each call begins after the one before has ended.
-HELD_BUSY, HELD_IDLE = 4, 3
+HELD_BUSY, HELD_IDLE = 2, 3
 
 #: Seconds without a reply after which the system is asked whether the host still acknowledges.
 SILENT_SECONDS = 0.3
