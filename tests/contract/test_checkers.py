@@ -40,7 +40,7 @@ CHECKERS = {
 }
 
 
-def write(folder: Path) -> None:
+def write_all(folder: Path) -> None:
     """Write stubs, and the configuration of the checkers."""
     count = 0
 
@@ -65,7 +65,7 @@ def test_mypy_and_ruff_find_nothing(tmp_path: Path) -> None:
     """Both in one test: writing the stubs takes longer than checking them."""
     for name in CHECKERS:
         need(name)
-    write(tmp_path)
+    write_all(tmp_path)
     for command in CHECKERS.values():
         check(tmp_path, *command)
 
@@ -75,7 +75,7 @@ def test_pyright_finds_nothing(tmp_path: Path) -> None:
     need("pyright")
     if shutil.which("node") is None:
         pytest.skip("node is not installed")
-    write(tmp_path)
+    write_all(tmp_path)
     check(tmp_path, "pyright", "--pythonpath", sys.executable)
 
 

@@ -6,7 +6,6 @@ import dataclasses
 import datetime
 import enum
 import time
-import types
 import warnings
 from decimal import Decimal
 from typing import Annotated, Any, Generic, Literal, NamedTuple, TypedDict, TypeVar, get_args
@@ -230,6 +229,7 @@ class Keys(TypedDict("Required", {"a-b": int}), total=False):  # type: ignore[mi
 
 _TEXT = "fifty characters of a note that takes several lines"
 _LONG = msgspec.Meta(min_length=1, max_length=100_000, description="words of a book")
+Texts = dict[str, dict[str, Annotated[str, _LONG]]]
 
 
 class Address(TypedDict):
@@ -257,7 +257,7 @@ Shadow = msgspec.defstruct(
         ("words", tuple[str, str], (_TEXT, _TEXT)),
         ("many_words_that_may_be_left_out_and_then_are_these", tuple[str, ...], (_TEXT,)),
         ("since", float, msgspec.field(default_factory=time.time)),
-        ("an_identifier_that_takes_its_place", dict[str, dict[str, Annotated[str, _LONG]]]),
+        ("an_identifier_that_takes_its_place", Texts),
         ("or_one_of_many", list[Literal["first of many", "second of many", "third of many"]] | int),
     ],
     kw_only=True,
@@ -269,15 +269,16 @@ Since = msgspec.defstruct("Since", [("since", float, msgspec.field(default_facto
 def test_names_that_are_hidden_and_what_does_not_fit_into_a_line() -> None:
     commands = gtcp.Commands()
 
-    def echo(request: Any) -> Any:
-        raise NotImplementedError
-
-    kinds = [Shadow, Shadow, Since, dict[str, dict[str, Annotated[str, _LONG]]]]
+    kinds = [Shadow, Shadow, Since, Texts]
     names = ["find-it", "find_it", "since", "matches"]
     for number, (kind, name) in enumerate(zip(kinds, names, strict=True)):
-        handler = types.FunctionType(echo.__code__, globals(), name)
-        handler.__annotations__ = {"request": gtcp.Request[kind], "return": kind}
-        commands.handler(number + 1)(handler)
+
+        def echo(request: Any) -> Any:
+            raise NotImplementedError
+
+        echo.__name__ = name
+        echo.__annotations__ = {"request": gtcp.Request[kind], "return": kind}
+        commands.handler(number + 1)(echo)
 
     contract = describe(commands)
     module = load(written(contract))

@@ -217,7 +217,8 @@ def signals(make: Callable[[str], Caller], end: float) -> None:
     def raise_interrupt(_number: int, frame: FrameType | None) -> None:
         if frame is None or frame.f_code not in (go_on.__code__, signals.__code__):
             raise Interrupt
-        if monotonic() < end:  # nothing would catch it there
+        # Between two calls, where nothing might catch the exception: soon again.
+        if monotonic() < end:
             signal.setitimer(signal.ITIMER_REAL, 0.001)
 
     def go_on(caller: Caller) -> None:

@@ -34,7 +34,7 @@ AVOID_SECONDS = 1.0
 #: Seconds until an ejected host is pinged: jittered, doubled each time up to the second.
 FIRST_PROBE, LONGEST_PROBE = 0.25, 0.9
 
-#: A new latency is at least this part of the average: one of so many.
+#: Latencies that the average counts at most: a new one is at least one 32nd of it.
 MOST_SAMPLES = 32
 
 #: Seconds that a call is taken to need at least: 0 has no logarithm.
@@ -58,7 +58,7 @@ class Member:
         in_flight: returns its calls in flight.
 
     Attributes:
-        samples: latencies that were measured, up to ``MOST_SAMPLES``; 0 if it is unknown.
+        samples: latencies that were measured, up to ``MOST_SAMPLES``; 0 if none is known.
         latency: average of the logarithms of the seconds that recent calls took: their geometric
             mean. One that takes a hundred times as long raises that by a sixth; the arithmetic
             mean would rise fourfold.
