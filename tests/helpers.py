@@ -102,6 +102,39 @@ class Gate:
             self.waiting -= 1
 
 
+class Hold:
+    """Holds the thread of a server in a handler: what is sent meanwhile is found together."""
+
+    def __init__(self) -> None:
+        self._held = threading.Event()
+        self._ended = threading.Event()
+
+    def handler(self, request: gtcp.Request) -> None:
+        """Block all of the server's thread until the test goes on; register it as a command."""
+        self._held.set()
+        assert self._ended.wait(PATIENCE)
+
+    def wait(self) -> None:
+        """Wait until the server has come to the handler."""
+        assert self._held.wait(PATIENCE)
+
+    def end(self) -> None:
+        """Let the server go on, now or when it comes to the handler."""
+        self._ended.set()
+
+    @contextmanager
+    def held(self, line: Line, message: dict[str, Any]) -> Iterator[None]:
+        """Send a message that calls the handler; the server is in it until the end."""
+        self._held.clear()
+        self._ended.clear()
+        line.send(message)
+        try:
+            self.wait()
+            yield
+        finally:
+            self.end()
+
+
 def free_port() -> int:
     """Return a port that nobody listens on, outside of the ephemeral range.
 

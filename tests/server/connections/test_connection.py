@@ -694,21 +694,22 @@ class TestInFlight:
         with server as running, running.line() as line:
             line.sock.setblocking(False)
             sent = 0
-            quiet = 0
+            quiet_since = None
             request = b'{"cmdid":1,"params":{"a":"' + b"x" * 8000 + b'"}}\n'
             whole = b""
 
             def stuck():
-                nonlocal sent, quiet, whole
+                nonlocal sent, quiet_since, whole
                 try:
-                    whole = whole or request
-                    count = line.sock.send(whole)
-                    whole = whole[count:]
-                    sent += not whole
-                    quiet = 0
+                    while True:
+                        whole = whole or request
+                        count = line.sock.send(whole)
+                        whole = whole[count:]
+                        sent += not whole
+                        quiet_since = None
                 except BlockingIOError:
-                    quiet += 1
-                return quiet > 50
+                    quiet_since = quiet_since or monotonic()
+                return monotonic() - quiet_since > 0.5
 
             eventually(stuck)
             assert running.server.handled < 40 < sent

@@ -9,7 +9,7 @@ import gevent
 import pytest
 
 import gtcp
-from tests.helpers import Gate, compute, eventually, serving
+from tests.helpers import Gate, Hold, compute, eventually, serving
 
 PING = {"cmdid": 0}
 
@@ -17,7 +17,6 @@ PING = {"cmdid": 0}
 def gated() -> tuple[gtcp.Commands, Gate]:
     commands, gate = gtcp.Commands(), Gate()
     commands.handler(1)(lambda request: gate.wait())
-    commands.handler(2)(lambda request: compute(request.params["seconds"]))
     return commands, gate
 
 
@@ -34,12 +33,12 @@ def test_refusals_without_an_id_keep_their_place_behind_unknown_commands() -> No
 
 
 def test_unknown_commands_that_queue_leave_nothing_behind() -> None:
-    commands, _ = gated()
+    commands, hold = gtcp.Commands(), Hold()
+    commands.handler(2)(hold.handler)
     with serving(commands) as running, running.line() as busy, running.line() as line:
         line.ask(PING)
-        busy.send({"cmdid": 2, "params": {"seconds": 0.1}})
-        time.sleep(0.02)
-        line.send(*[{"cmdid": 10_000 + n, "id": n} for n in range(3000)])
+        with hold.held(busy, {"cmdid": 2}):
+            line.send(*[{"cmdid": 10_000 + n, "id": n} for n in range(3000)])
         assert {each["code"] for each in line.replies(3000)} == {404}
         context = running.server._context
         assert context is not None
@@ -50,14 +49,15 @@ def test_unknown_commands_that_queue_leave_nothing_behind() -> None:
 
 def test_the_limit_of_calls_in_flight_holds_for_calls_that_begin_together() -> None:
     commands, gate = gated()
+    hold = Hold()
+    commands.handler(2)(hold.handler)
     with serving(commands, max_in_flight=5) as running, ExitStack() as stack:
         busy, *lines = [stack.enter_context(running.line()) for _ in range(31)]
         for line in lines:
             line.ask(PING)
-        busy.send({"cmdid": 2, "params": {"seconds": 0.2}})
-        time.sleep(0.05)
-        for n, line in enumerate(lines):
-            line.send({"cmdid": 1, "id": n})
+        with hold.held(busy, {"cmdid": 2}):
+            for n, line in enumerate(lines):
+                line.send({"cmdid": 1, "id": n})
         eventually(lambda: gate.waiting == 5)
         assert running.run(lambda: running.server.in_flight) == 5
         gate.open()

@@ -9,8 +9,7 @@ import msgspec
 import pytest
 
 import gtcp
-from tests.helpers import eventually, serving
-from tests.server.connections.test_connection import Gate
+from tests.helpers import Gate, eventually, serving
 
 
 class Counted(msgspec.Struct):
@@ -131,15 +130,16 @@ def test_who_sends_garbage_again_and_again_gets_few_lines_in_the_log(caplog):
 class TestCallsThatEnd:
     """Those about to end do not count as in flight on their connection."""
 
-    def commands(self):
+    def commands(self, begun, clean_up):
         commands = gtcp.Commands()
 
         @commands.handler(1)
         def cleans_up_slowly(request):
+            begun.append(True)
             try:
                 gevent.sleep(30)
             finally:
-                gevent.sleep(0.3)
+                clean_up()
 
         @commands.handler(2)
         def naps(request):
@@ -149,12 +149,13 @@ class TestCallsThatEnd:
 
     @pytest.mark.parametrize("late", [True, False])
     def test_when_their_deadline_has_passed_or_they_were_cancelled_in_the_same_breath(self, late):
-        limit = 20
-        server = serving(self.commands(), max_in_flight_per_connection=limit)
+        limit, begun = 20, []
+        commands = self.commands(begun, lambda: gevent.sleep(0.3))
+        server = serving(commands, max_in_flight_per_connection=limit)
         with server as running, running.line() as line:
             more = {"timeout": 50} if late else {}
             line.send(*[{"cmdid": 1, "id": n, **more} for n in range(limit)])
-            eventually(lambda: running.server.in_flight == limit)
+            eventually(lambda: len(begun) == limit)
             cancel = {"cmdid": 0, "oneway": True}
             cancels = [{**cancel, "params": {"op": "cancel", "id": n}} for n in range(limit)]
             if late:
@@ -166,8 +167,10 @@ class TestCallsThatEnd:
         assert [codes[n] for n in range(limit)] == [408] * limit
 
     def test_but_count_in_the_process_until_they_have_ended(self):
-        with serving(self.commands(), max_in_flight=5) as running, running.line() as line:
+        gate = Gate()
+        commands = self.commands([], gate.wait)
+        with serving(commands, max_in_flight=5) as running, running.line() as line:
             line.send(*[{"cmdid": 1, "id": n, "timeout": 50} for n in range(5)])
-            eventually(lambda: running.server.in_flight == 5)
-            time.sleep(0.06)
+            eventually(lambda: gate.waiting == 5)
             assert line.ask({"cmdid": 2, "id": 100})["code"] == 429
+            gate.open()

@@ -19,7 +19,7 @@ from gevent.event import Event
 import gtcp
 from gtcp.server.commands.table import Table
 from gtcp.server.connections import connection, scheduler
-from tests.helpers import Gate, Serving, compute, eventually, serving, ticking
+from tests.helpers import PATIENCE, Gate, Hold, Serving, compute, eventually, serving, ticking
 
 PING = {"cmdid": 0}
 
@@ -31,35 +31,42 @@ def commands(monkeypatch):
         monkeypatch.setattr(module, "thread_time", monotonic)
     commands = gtcp.Commands()
     commands.handler(1)(lambda request: request.params.get("n"))
-    # What arrives meanwhile is found by one poll.
     commands.handler(2)(lambda request: compute(0.1))
     return commands
+
+
+@pytest.fixture
+def together(commands):
+    """``with together(busy):``, what is sent meanwhile is found by one poll."""
+    hold = Hold()
+    commands.handler(20)(hold.handler)
+    return lambda busy: hold.held(busy, {"cmdid": 20})
 
 
 def number(n):
     return {"cmdid": 1, "params": {"n": n}}
 
 
-def test_more_connections_than_one_turn_takes_are_served(commands):
+def test_more_connections_than_one_turn_takes_are_served(commands, together):
     with serving(commands) as running, running.line() as busy:
         lines = [running.line() for _ in range(130)]
-        busy.send({"cmdid": 2})
-        for n, line in enumerate(lines):
-            line.send(number(n))
+        with together(busy):
+            for n, line in enumerate(lines):
+                line.send(number(n))
         assert [line.reply()["result"] for line in lines] == list(range(len(lines)))
         for line in lines:
             line.close()
         eventually(lambda: len(running.server.connections) == 1)
 
 
-def test_a_handler_that_blocks_holds_up_nobody_who_came_with_its_call(commands):
+def test_a_handler_that_blocks_holds_up_nobody_who_came_with_its_call(commands, together):
     gate = Gate()
     commands.handler(3)(lambda request: gate.wait())
     with serving(commands) as running, running.line() as busy:
         lines = [running.line() for _ in range(6)]
-        busy.send({"cmdid": 2})
-        for n, line in enumerate(lines):
-            line.send(number(n) if n % 2 else {"cmdid": 3})
+        with together(busy):
+            for n, line in enumerate(lines):
+                line.send(number(n) if n % 2 else {"cmdid": 3})
         assert [line.reply()["result"] for line in lines[1::2]] == [1, 3, 5]
         eventually(lambda: gate.waiting == 3)
         gate.open()
@@ -68,7 +75,7 @@ def test_a_handler_that_blocks_holds_up_nobody_who_came_with_its_call(commands):
             line.close()
 
 
-def test_what_came_on_a_connection_that_another_call_closed_is_not_run(commands):
+def test_what_came_on_a_connection_that_another_call_closed_is_not_run(commands, together):
     ran = []
 
     @commands.handler(3)
@@ -80,22 +87,24 @@ def test_what_came_on_a_connection_that_another_call_closed_is_not_run(commands)
     with serving(commands) as running, running.line() as busy:
         with running.line() as one, running.line() as other:
             eventually(lambda: len(running.server.connections) == 3)
-            busy.send({"cmdid": 2})
-            one.send({"cmdid": 3, "params": {"n": 1}})
-            other.send({"cmdid": 3, "params": {"n": 2}})
+            with together(busy):
+                one.send({"cmdid": 3, "params": {"n": 1}})
+                other.send({"cmdid": 3, "params": {"n": 2}})
             eventually(lambda: not running.server.connections)
         with running.line() as later:
             assert later.ask(PING)["result"] == "pong"
     assert len(ran) == 1
 
 
-def test_a_connection_that_was_reset_is_dropped_and_the_others_are_served(commands):
+def test_a_connection_that_was_reset_is_dropped_and_the_others_are_served(commands, together):
     with serving(commands) as running, running.line() as busy, running.line() as other:
-        with running.line() as line:
-            line.ask(PING)
-            busy.send({"cmdid": 2})
-            line.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        assert other.ask(number(5))["result"] == 5
+        line = running.line()
+        line.ask(PING)
+        line.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        with together(busy):
+            line.close()
+            other.send(number(5))
+        assert other.reply()["result"] == 5
         eventually(lambda: len(running.server.connections) == 2)
 
 
@@ -125,7 +134,7 @@ def test_a_request_whose_deadline_passed_behind_another_connections_handler_is_l
     ids=["single requests", "and then wait", "long batches"],
 )
 def test_timers_are_on_time_while_many_handlers_compute(
-    commands, seconds, waits, count, padding, most
+    commands, together, seconds, waits, count, padding, most
 ):
     ticks = []
 
@@ -142,7 +151,9 @@ def test_timers_are_on_time_while_many_handlers_compute(
     with serving(commands) as running, ExitStack() as stack:
         busy, *lines = [stack.enter_context(running.line()) for _ in range(20)]
         stack.enter_context(ticking(running, ticks))
-        together(busy, *[lambda each=each: each.send(*batch) for each in lines])
+        with together(busy):
+            for line in lines:
+                line.send(*batch)
         seen = [line.replies(count)[0]["result"] for line in lines]
     assert max(Counter(seen).values()) <= most
 
@@ -200,21 +211,23 @@ def test_what_comes_after_a_long_silence_is_not_taken_for_late(commands, anew):
 
 def test_what_comes_while_a_blocked_handler_computes_has_waited(commands):
     """The loop is busy, though no turn is being served."""
+    hold = Hold()
 
     @commands.handler(3)
     def wakes_up(request):
         gevent.sleep(0.05)
-        compute(0.3)
+        hold.handler(request)
 
     with serving(commands) as running, running.line() as one, running.line() as other:
         assert other.ask(PING)["code"] == 0
-        one.send({"cmdid": 3})
-        time.sleep(0.1)
-        assert other.ask(number(1) | {"timeout": 50})["code"] == 408
+        with hold.held(one, {"cmdid": 3}):
+            other.send(number(1) | {"timeout": 50})
+            time.sleep(0.1)  # beyond its deadline
+        assert other.reply()["code"] == 408
         assert one.reply()["code"] == 0
 
 
-def test_replies_keep_whole_when_the_peer_stops_reading_between_two_slices(commands):
+def test_replies_keep_whole_when_the_peer_stops_reading_between_two_slices(commands, together):
     gate = Gate()
 
     @commands.handler(3)
@@ -232,11 +245,11 @@ def test_replies_keep_whole_when_the_peer_stops_reading_between_two_slices(comma
         slow = stack.enter_context(running.line(receive_buffer=4096))
         slow.send({"cmdid": 4, "id": 1})
         eventually(lambda: gate.waiting)
-        busy.send({"cmdid": 2})
-        for line in lines:
-            line.send({"cmdid": 3})
-        slow.send(number(2) | {"id": 2})
-        gate.open()  # between two slices its reply fills what the peer takes
+        with together(busy):
+            for line in lines:
+                line.send({"cmdid": 3})
+            slow.send(number(2) | {"id": 2})
+            gate.open()  # between two slices its reply fills what the peer takes
         eventually(
             lambda: any(
                 each.writer.blocked_since is not None for each in running.server.connections
@@ -248,7 +261,7 @@ def test_replies_keep_whole_when_the_peer_stops_reading_between_two_slices(comma
 
 
 @pytest.mark.parametrize("where", ["in the table", "in a log"])
-def test_an_error_of_our_own_costs_one_connection_of_a_turn(commands, monkeypatch, where):
+def test_an_error_of_our_own_costs_one_connection_of_a_turn(commands, together, monkeypatch, where):
     read_one = Table.read_one
 
     def breaks(self, data, *others):
@@ -267,9 +280,10 @@ def test_an_error_of_our_own_costs_one_connection_of_a_turn(commands, monkeypatc
     try:
         with ExitStack() as stack:
             busy, one, *others = [stack.enter_context(running.line()) for _ in range(6)]
-            sends = [lambda each=each: each.send(number(7)) for each in others]
-            broken = {"cmdid": 3, "params": {"n": "broken"}}
-            together(busy, lambda: one.send(broken), *sends)
+            with together(busy):
+                one.send({"cmdid": 3, "params": {"n": "broken"}})
+                for each in others:
+                    each.send(number(7))
             assert [each.reply()["result"] for each in others] == [7] * 4
             assert one.at_end()
             assert busy.reply()["code"] == 0
@@ -277,14 +291,6 @@ def test_an_error_of_our_own_costs_one_connection_of_a_turn(commands, monkeypatc
     finally:
         running.stop(0)
     assert not running.errors
-
-
-def together(busy, *sends):
-    busy.send({"cmdid": 2})
-    time.sleep(0.03)
-    for send in sends:
-        send()
-        time.sleep(0.002)
 
 
 class Broken(logging.Logger):
@@ -307,7 +313,9 @@ class Exits(gtcp.Request, kw_only=True):
 
 
 @pytest.mark.parametrize("kind", [Waits, Exits])
-def test_params_whose_own_code_misbehaves_are_refused_and_harm_nobody_else(commands, kind):
+def test_params_whose_own_code_misbehaves_are_refused_and_harm_nobody_else(
+    commands, together, kind
+):
     @commands.handler(3)
     def never(request: kind):
         return 1
@@ -316,15 +324,16 @@ def test_params_whose_own_code_misbehaves_are_refused_and_harm_nobody_else(comma
         busy, one, many, other = [stack.enter_context(running.line()) for _ in range(4)]
         other.sock.settimeout(3)
         line = {"cmdid": 3, "params": {}}
-        together(
-            busy, lambda: one.send(line), lambda: many.send(line, line), lambda: other.send(PING)
-        )
+        with together(busy):
+            one.send(line)
+            many.send(line, line)
+            other.send(PING)
         assert other.reply()["code"] == 0
         assert other.ask(PING)["code"] == 0
         assert [one.reply()["code"], *(each["code"] for each in many.replies(2))] == [422] * 3
 
 
-def test_a_reply_does_not_cut_into_one_that_the_peer_has_not_taken_yet(commands):
+def test_a_reply_does_not_cut_into_one_that_the_peer_has_not_taken_yet(commands, together):
     waiting = []
     big_result = msgspec.Raw(b'"%s"' % (b"x" * 8_000_000))
 
@@ -343,8 +352,10 @@ def test_a_reply_does_not_cut_into_one_that_the_peer_has_not_taken_yet(commands)
         busy, line, *others = [stack.enter_context(running.line()) for _ in range(4)]
         line.send({"cmdid": 3, "id": 1})
         eventually(lambda: running.server.in_flight)
-        sends = [lambda each=each: each.send({"cmdid": 4}) for each in others]
-        together(busy, *sends, lambda: line.send({"cmdid": 1, "id": 2}))
+        with together(busy):
+            for each in others:
+                each.send({"cmdid": 4})
+            line.send({"cmdid": 1, "id": 2})
         assert [each.reply()["code"] for each in others] == [0] * 2
         time.sleep(0.1)
         line.sock.settimeout(3)
@@ -352,14 +363,16 @@ def test_a_reply_does_not_cut_into_one_that_the_peer_has_not_taken_yet(commands)
         assert {each["id"] for each in line.replies(2)} == {1, 2}
 
 
-def test_what_came_on_a_connection_that_has_closed_is_not_taken_for_its_successors(commands):
-    begun = threading.Event()
+def test_what_came_on_a_connection_that_has_closed_is_not_taken_for_its_successors(
+    commands, together
+):
+    begun, connected = threading.Event(), threading.Event()
 
     @commands.handler(3)
     def close_the_oldest(request):
         gevent.spawn(oldest[0].close)
         begun.set()
-        compute(0.1)
+        assert connected.wait(PATIENCE)
 
     with serving(commands) as running, ExitStack() as stack:
         line, busy, *others = [stack.enter_context(running.line()) for _ in range(7)]
@@ -368,10 +381,13 @@ def test_what_came_on_a_connection_that_has_closed_is_not_taken_for_its_successo
             each.ask(PING)
         port = f":{line.sock.getsockname()[1]}"
         oldest = [each for each in running.server.connections if each.address.endswith(port)]
-        sends = [lambda each=each: each.send({"cmdid": 3}) for each in others]
-        together(busy, *sends, line.finish)
+        with together(busy):
+            for each in others:
+                each.send({"cmdid": 3})
+            line.finish()
         begun.wait()
         late = stack.enter_context(running.line())
+        connected.set()
         assert [each.reply()["code"] for each in others] == [0] * 5
         late.sock.settimeout(3)
         assert late.ask(PING)["code"] == 0
