@@ -171,7 +171,8 @@ def test_a_host_whose_streams_fail_is_ejected(
                     list(client.stream(2, timeout=0.2))
                 except gtcp.CallTimeout:
                     failed += 1
-            assert failed == balancer.EJECT_AFTER
+            assert failed >= balancer.EJECT_AFTER
+            assert client.stats()["hosts"][addresses[0]]["ejected"] == 0
 
 
 def test_everything_that_calls(service: Service) -> None:
@@ -242,17 +243,19 @@ def test_a_drain_under_load_fails_no_call(service: Service) -> None:
                 problems.append(f"{exc.executed} {exc}")
 
     callers = [gevent.spawn(call) for _ in range(20)]
-    gevent.sleep(0.2)
-    leaving = service.hosts[1]
-    address = leaving.address
-    leaving.start_stopping()
-    gevent.sleep(0.5)
-    counted.clear()
-    gevent.sleep(0.2)
-    assert set(counted) == {"host0", "host2"}
-    eventually(lambda: gevent.sleep(0.01) or client.stats()["hosts"][address]["ejected"])
-    going_on = False
-    gevent.joinall(callers)
+    try:
+        gevent.sleep(0.2)
+        leaving = service.hosts[1]
+        address = leaving.address
+        leaving.start_stopping()
+        gevent.sleep(0.5)
+        counted.clear()
+        eventually(lambda: gevent.sleep(0.01) or counted.total() > 100)
+        assert set(counted) == {"host0", "host2"}
+        eventually(lambda: gevent.sleep(0.01) or client.stats()["hosts"][address]["ejected"])
+    finally:
+        going_on = False
+        gevent.joinall(callers)
     assert problems == []
 
 

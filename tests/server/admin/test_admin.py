@@ -227,7 +227,7 @@ def test_a_handler_that_waits_is_not_said_to_block(caplog: pytest.LogCaptureFixt
         time.sleep(0.3)
         gate.open()
         waiting.join()
-    assert "blocked" not in caplog.text
+    assert "(wait)" not in caplog.text
 
 
 # Several processes

@@ -68,19 +68,20 @@ def work(n: int, **others) -> dict:
 def test_what_would_be_too_late_is_refused_before_its_turn(computing):
     with computing.beside(*[work(n, id=n, timeout=400) for n in range(60)]) as (line, _):
         replies = line.replies(60)
-    refused = [each for each in replies if each["code"] == 429]
+    refused = [each for each in replies if each["code"] in (408, 429)]
     done = [each["result"] for each in replies if each["code"] == 0]
     assert len(refused) + len(done) == 60
     assert done == computing.ran
-    assert 5 <= len(done) <= 20
-    assert refused[0]["message"] == "its deadline would pass before its turn"
-    assert all(each["data"]["retry_after"] > 0 for each in refused)
+    assert 1 <= len(done) <= 20
+    early = [each for each in refused if each["code"] == 429]
+    assert early[0]["message"] == "its deadline would pass before its turn"
+    assert all(each["data"]["retry_after"] > 0 for each in early)
     # They got their replies while much was still queued.
     assert [each["code"] for each in replies[-5:]] == [0] * 5
 
 
 def test_what_comes_while_others_wait_is_refused_at_once(computing):
-    holds = {8: Hold(), 20: Hold()}
+    holds = {8: Hold(), 40: Hold()}
 
     @computing.commands.handler(3)
     def computing_held(request):
@@ -90,18 +91,18 @@ def test_what_comes_while_others_wait_is_refused_at_once(computing):
         compute(computing.seconds)
 
     with serving(computing.commands) as running, ExitStack() as stack:
-        busy, late, *lines = [stack.enter_context(running.line()) for _ in range(22)]
+        busy, late, *lines = [stack.enter_context(running.line()) for _ in range(42)]
         with computing.busy(busy):
             for n, line in enumerate(lines):
                 line.send({"cmdid": 3, "id": n, "params": {"n": n}})
         holds[8].wait()
-        late.send({"cmdid": 3, "timeout": 100, "params": {"n": 99}})  # without an id, as the first
-        late.send({"cmdid": 3, "timeout": 100, "id": 1, "params": {"n": 98}})
+        late.send({"cmdid": 3, "timeout": 600, "params": {"n": 99}})  # without an id, as the first
+        late.send({"cmdid": 3, "timeout": 600, "id": 1, "params": {"n": 98}})
         holds[8].end()
         assert [each["code"] for each in late.replies(2)] == [429, 429]
-        holds[20].end()
+        holds[40].end()
         assert late.ask(PING)["result"] == "pong"
-        assert [line.reply()["code"] for line in lines] == [0] * 20
+        assert [line.reply()["code"] for line in lines] == [0] * 40
     assert not {98, 99} & set(computing.ran)
 
 
@@ -129,7 +130,7 @@ def test_params_of_what_is_refused_are_not_decoded_and_what_is_no_request_keeps_
         )
         replies = line.rest()
     codes = {each.get("id"): each["code"] for each in replies}
-    assert codes[60] == 429
+    assert codes[60] in (408, 429)
     assert codes[61] == 404
     assert replies[-1]["code"] == 400
     assert [each["id"] for each in replies if each["code"] == 0] == list(range(60))
