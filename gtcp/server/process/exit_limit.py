@@ -1,11 +1,13 @@
 """A time limit for the end of a process that has drained.
 
 Interpreter shutdown waits for threads, for processes of ``multiprocessing`` and for ``atexit``
-functions. If one of them hangs, the process would stay for ever, or until its supervisor kills it.
+functions, and then destroys objects. If one of them hangs, the process would stay for ever, or
+until its supervisor kills it.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import sys
 from typing import Any
@@ -17,20 +19,25 @@ from gtcp.transport.sockets import original
 #: Seconds for interpreter shutdown after a drain, and after one that a second signal cut short.
 EXIT_SECONDS, CUT_EXIT_SECONDS = 10.0, 1.0
 
+#: Seconds after these, when no thread but the main one runs Python code any more.
+MORE_SECONDS = 1.0
+
 
 def limit_exit(cut_by: int | None = None) -> None:
     """End the process if it has not ended by itself in time; one line on stderr says what hangs.
 
-    From now on SIGINT and SIGTERM end it immediately. Called in the main thread.
+    While objects are destroyed, the stack of the main thread says it. From now on SIGINT and
+    SIGTERM end it immediately. Called in the main thread.
 
     Args:
         cut_by: the signal that cut the drain short, None if none did. Its number plus 128 is the
-            exit status then, else 1.
+            exit status then, else 1; while objects are destroyed, it is always 1.
     """
     end_at(*SIGNALS)
     seconds, status = (EXIT_SECONDS, 1) if cut_by is None else (CUT_EXIT_SECONDS, STATUS + cut_by)
     main = original("_thread", "get_ident")()
     original("_thread", "start_new_thread")(_end_after, (seconds, status, main, os.getpid()))
+    faulthandler.dump_traceback_later(seconds + MORE_SECONDS, exit=True, file=2)
 
 
 def _end_after(seconds: float, status: int, main: int, pid: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import multiprocessing
 import os
+import sys
 import threading
 import time
 
@@ -13,7 +14,7 @@ import gevent
 import gtcp
 from gtcp.transport.sockets import original
 
-PID, ATEXIT, THREAD, PROCESS, WAIT = range(1, 6)
+PID, ATEXIT, THREAD, PROCESS, WAIT, OBJECT = range(1, 7)
 
 server = gtcp.Server()
 begun: list[int] = []
@@ -39,6 +40,21 @@ def leave_thread(request: gtcp.Request) -> None:
 def leave_process(request: gtcp.Request) -> None:
     context = multiprocessing.get_context("fork")
     context.Process(target=time.sleep, args=(600,), name="a-process-that-hangs").start()
+
+
+class Hangs:
+    """Hangs when it is destroyed."""
+
+    sleep = staticmethod(original("time", "sleep"))
+
+    def __del__(self) -> None:
+        self.sleep(600)
+
+
+@server.handler(OBJECT)
+def leave_object(request: gtcp.Request) -> None:
+    """It is destroyed with what is left in ``sys``, when only the main thread runs Python code."""
+    sys.left = Hangs()  # type: ignore[attr-defined]
 
 
 @server.handler(WAIT, run_to_end=True)
