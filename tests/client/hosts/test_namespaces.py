@@ -153,7 +153,10 @@ class Load:
                 gevent.sleep(0.01)
         return Counter(self.counted)
 
-    def end(self) -> None:
+    def __enter__(self) -> Load:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
         self._going_on = False
         gevent.joinall(self._callers)
         self.client.close()
@@ -161,14 +164,13 @@ class Load:
 
 @pytest.mark.untraced
 def test_a_drain_fails_no_call(hosts: list[Host], tmp_path: Path) -> None:
-    load = Load(hosts, tmp_path, PATIENCE)
-    assert set(load.goes_on()) == {each.name for each in hosts}
-    hosts[1].process.send_signal(signal.SIGTERM)
-    while hosts[1].process.poll() is None:
-        gevent.sleep(0.01)
-    assert hosts[1].process.returncode == 0
-    assert set(load.goes_on()) == {hosts[0].name, hosts[2].name}
-    load.end()
+    with Load(hosts, tmp_path, PATIENCE) as load:
+        assert set(load.goes_on()) == {each.name for each in hosts}
+        hosts[1].process.send_signal(signal.SIGTERM)
+        while hosts[1].process.poll() is None:
+            gevent.sleep(0.01)
+        assert hosts[1].process.returncode == 0
+        assert set(load.goes_on()) == {hosts[0].name, hosts[2].name}
     assert load.told == {}
 
 
@@ -176,12 +178,11 @@ def test_a_drain_fails_no_call(hosts: list[Host], tmp_path: Path) -> None:
 def test_of_a_killed_host_only_calls_in_flight_are_uncertain(
     hosts: list[Host], tmp_path: Path
 ) -> None:
-    load = Load(hosts, tmp_path, PATIENCE)
-    load.goes_on()
-    hosts[1].process.kill()
-    gevent.sleep(0.1)
-    assert set(load.goes_on()) == {hosts[0].name, hosts[2].name}
-    load.end()
+    with Load(hosts, tmp_path, PATIENCE) as load:
+        load.goes_on()
+        hosts[1].process.kill()
+        gevent.sleep(0.1)
+        assert set(load.goes_on()) == {hosts[0].name, hosts[2].name}
     assert set(load.told) <= {"maybe"}
     assert load.told["maybe"] <= 20
 
@@ -189,14 +190,13 @@ def test_of_a_killed_host_only_calls_in_flight_are_uncertain(
 def test_a_host_whose_packets_are_lost_is_left_within_a_second(
     hosts: list[Host], tmp_path: Path
 ) -> None:
-    load = Load(hosts, tmp_path, 2.0)
-    load.goes_on()
-    hosts[1].drop_packets()
-    gevent.sleep(1.0)
-    in_flight = load.client.stats()["hosts"][hosts[1].address]["in_flight"]
-    assert set(load.goes_on()) == {hosts[0].name, hosts[2].name}
-    gevent.sleep(2.0)  # its calls end by their deadlines
-    load.end()
+    with Load(hosts, tmp_path, 2.0) as load:
+        load.goes_on()
+        hosts[1].drop_packets()
+        gevent.sleep(1.0)
+        in_flight = load.client.stats()["hosts"][hosts[1].address]["in_flight"]
+        assert set(load.goes_on()) == {hosts[0].name, hosts[2].name}
+        gevent.sleep(2.0)  # its calls end by their deadlines
     assert load.told == Counter(maybe=load.told["maybe"])
     assert load.told["maybe"] <= max(20, in_flight)
 
