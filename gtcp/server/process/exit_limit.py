@@ -37,7 +37,13 @@ def limit_exit(cut_by: int | None = None) -> None:
     seconds, status = (EXIT_SECONDS, 1) if cut_by is None else (CUT_EXIT_SECONDS, STATUS + cut_by)
     main = original("_thread", "get_ident")()
     original("_thread", "start_new_thread")(_end_after, (seconds, status, main, os.getpid()))
-    faulthandler.dump_traceback_later(seconds + MORE_SECONDS, exit=True, file=2)
+
+    def start() -> None:
+        faulthandler.dump_traceback_later(seconds + MORE_SECONDS, exit=True, file=2)
+
+    start()
+    # At its end, a forked child would wait for the thread of faulthandler, which it has not got.
+    os.register_at_fork(before=faulthandler.cancel_dump_traceback_later, after_in_parent=start)
 
 
 def _end_after(seconds: float, status: int, main: int, pid: int) -> None:

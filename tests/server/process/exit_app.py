@@ -14,7 +14,7 @@ import gevent
 import gtcp
 from gtcp.transport.sockets import original
 
-PID, ATEXIT, THREAD, PROCESS, WAIT, OBJECT = range(1, 7)
+PID, ATEXIT, THREAD, PROCESS, WAIT, OBJECT, FORK = range(1, 8)
 
 server = gtcp.Server()
 begun: list[int] = []
@@ -55,6 +55,17 @@ class Hangs:
 def leave_object(request: gtcp.Request) -> None:
     """It is destroyed with what is left in ``sys``, when only the main thread runs Python code."""
     sys.left = Hangs()  # type: ignore[attr-defined]
+
+
+def fork_and_wait() -> None:
+    """Fork; the child goes on to its own end."""
+    if child := os.fork():
+        os.waitpid(child, 0)
+
+
+@server.handler(FORK)
+def fork_at_exit(request: gtcp.Request) -> None:
+    atexit.register(fork_and_wait)
 
 
 @server.handler(WAIT, run_to_end=True)

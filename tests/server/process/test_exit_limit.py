@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import Line, eventually
-from tests.server.process.exit_app import ATEXIT, OBJECT, PID, PROCESS, THREAD, WAIT
+from tests.server.process.exit_app import ATEXIT, FORK, OBJECT, PID, PROCESS, THREAD, WAIT
 from tests.server.workers.gunicorn_process import GUNICORN, Supervised
 
 SERVE = ("-m", "gtcp", "serve", "exit_app:server", "--bind", "127.0.0.1:0")
@@ -88,6 +88,14 @@ def test_it_ends_when_no_other_thread_runs_any_more(start: Start) -> None:
     assert "not ended 10 s after" not in process.log
     assert "in __del__" in process.log
     assert process.log.count("Timeout (0:00:11)!") == 1
+
+
+def test_a_process_that_is_forked_at_exit_ends(start: Start) -> None:
+    process, address = start(*SERVE)
+    with Line(address) as line:
+        assert line.ask({"cmdid": FORK})["code"] == 0
+    process.send(signal.SIGTERM)
+    assert process.end() == 0
 
 
 def test_a_signal_during_shutdown_ends_it(start: Start) -> None:
