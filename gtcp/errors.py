@@ -151,6 +151,9 @@ class PoolTimeout(GtcpError, TimeoutError):
 class CallTimeout(GtcpError, TimeoutError):
     """The deadline passed. ``executed`` is ``"no"`` if the request was not sent yet."""
 
+    #: Of the call, monotonic seconds; None if it is not known.
+    _deadline: float | None = None
+
 
 class ConnectionLost(GtcpError):
     """The connection broke during the call.

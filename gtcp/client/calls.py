@@ -120,7 +120,7 @@ class Calls:
                 else:
                     if reply.code != GOING_AWAY:
                         if reply.code and earlier != "no":
-                            raise error_of(reply, self._errors)
+                            raise error_of(reply, self._errors, deadline)
                         return reply
                     connection.retire()
                     failure = reply
@@ -158,7 +158,7 @@ class Calls:
         pool = NamedPool(self._pool(hash_key))
         raw = result is not Any
         reply = self._complete(pool, name, params, deadline, meta, idempotent, raw)
-        return result_from(reply, result, self._errors)
+        return result_from(reply, result, self._errors, deadline)
 
     def _map(
         self,
@@ -198,11 +198,17 @@ class Calls:
                 run_in_thread_of(hub, pipeline.abandon)
 
 
-def result_from(outcome: Outcome, wanted: Any, errors: Mapping[int, type[CommandError]]) -> Any:
+def result_from(
+    outcome: Outcome,
+    wanted: Any,
+    errors: Mapping[int, type[CommandError]],
+    deadline: float | None = None,
+) -> Any:
     """The result of a call as the type that the caller asked for.
 
     Args:
         errors: the classes of the application's errors, by code.
+        deadline: of the call.
 
     Raises:
         RemoteError: the reply's code is not 0.
@@ -212,5 +218,5 @@ def result_from(outcome: Outcome, wanted: Any, errors: Mapping[int, type[Command
     if not isinstance(outcome, Reply):
         raise outcome
     if outcome.code != 0:
-        raise error_of(outcome, errors)
+        raise error_of(outcome, errors, deadline)
     return result_of(outcome, wanted)

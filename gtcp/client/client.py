@@ -215,7 +215,7 @@ class Client(Streams):
         reply = self._complete(pool, cmdid, params, deadline, meta, idempotent, raw)
         if reply.code == 0 and type(reply.result) is not Raw:
             return reply.result
-        return result_from(reply, result, self._errors)
+        return result_from(reply, result, self._errors, deadline)
 
     def notify(
         self,

@@ -242,7 +242,7 @@ def _attempt(
         command = connection.find(cmdid, deadline)
         connection = connection.connection
         if isinstance(command, Reply):
-            raise _refused(connection, command, errors)
+            raise _refused(connection, command, errors, deadline)
         warn_if_deprecated(command.name, command.deprecated, FRAMES)
         cmdid = command.cmdid
     if asked.result is not Any:
@@ -251,15 +251,17 @@ def _attempt(
     items.send(cmdid, asked.params, asked.meta, deadline)
     reply = items.take(deadline)
     if reply.code:
-        raise _refused(connection, reply, errors)
+        raise _refused(connection, reply, errors, deadline)
     return reply
 
 
-def _refused(connection: Connection, reply: Reply, errors: Errors) -> RemoteError:
+def _refused(
+    connection: Connection, reply: Reply, errors: Errors, deadline: float | None
+) -> RemoteError:
     """Return the error that a first reply is; a connection whose server leaves takes no more."""
     if reply.code == GOING_AWAY:
         connection.retire()
-    return error_of(reply, errors)
+    return error_of(reply, errors, deadline)
 
 
 def _taken(calls: Streams, asked: Asked, progress: Progress) -> Generator[Any, None, None]:

@@ -6,6 +6,7 @@ import gevent
 import pytest
 
 import gtcp
+from tests.client.fakes import Peer, fake_server
 from tests.helpers import eventually, serving
 
 PING = {"cmdid": 0}
@@ -53,3 +54,31 @@ def test_a_nested_call_that_ends_by_the_common_deadline_is_a_timeout() -> None:
             for _ in range(10):
                 with pytest.raises(gtcp.CallTimeout):
                     client.call(1, timeout=0.05)
+
+
+@pytest.mark.parametrize(("timeout", "code"), [(None, 408), (5.0, 500)])
+@pytest.mark.parametrize("how", ["call", "call by name", "stream"])
+def test_a_nested_server_that_is_late_before_its_caller_answers_for_their_common_deadline(
+    timeout: float | None, code: int, how: str
+) -> None:
+    """If it was busy, it does not know when the request arrived; a timeout of its own differs."""
+    late = {"code": 408, "message": "the deadline passed"}
+
+    def script(peer: Peer) -> None:
+        if how == "call by name":
+            peer.answer(peer.request(), result=[{"cmdid": 1, "name": "one"}])
+        peer.answer(peer.request(), **late)
+        peer.silence()
+
+    outer = gtcp.Commands()
+    with fake_server(script) as fake:
+
+        @outer.handler(1)
+        def nested(request: gtcp.Request) -> None:
+            with gtcp.Client(fake.address, timeout=timeout, retries=0) as client:
+                if how == "stream":
+                    next(client.stream(1))
+                client.call(1 if how == "call" else "one")
+
+        with serving(outer) as server, server.line() as line:
+            assert line.ask({"cmdid": 1, "timeout": 60_000})["code"] == code

@@ -122,16 +122,24 @@ def _cached_decoder(wanted: Any) -> Callable[[msgspec.Raw], Any]:
     return msgspec.json.Decoder(wanted).decode
 
 
-def error_of(reply: Reply, classes: Mapping[int, type[CommandError]] = _NO_CLASSES) -> RemoteError:
+def error_of(
+    reply: Reply,
+    classes: Mapping[int, type[CommandError]] = _NO_CLASSES,
+    deadline: float | None = None,
+) -> RemoteError:
     """Return the exception for a reply whose code is not 0.
 
     Args:
         classes: the errors of the application that have a class of their own, by code.
+        deadline: of the call.
     """
     if reply.code in classes:
         return received(classes[reply.code], reply.code, reply.message, reply.data)
-    kind = RemoteTimeout if reply.code == DEADLINE_EXCEEDED else RemoteError
-    return kind(reply.code, reply.message, reply.data)
+    if reply.code == DEADLINE_EXCEEDED:
+        error = RemoteTimeout(reply.code, reply.message, reply.data)
+        error._deadline = deadline
+        return error
+    return RemoteError(reply.code, reply.message, reply.data)
 
 
 def _read(data: bytes, decode: Decode) -> tuple[list[Reply], str]:

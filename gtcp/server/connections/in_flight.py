@@ -90,10 +90,12 @@ class ServingGreenlet(Greenlet, Carrier):  # type: ignore[type-arg]
             self.end_child(item, exc)
         if self.stopped is not None and isinstance(exc, Cancelled):
             return self.stopped
-        late = item.deadline is not None and monotonic() >= item.deadline - CLOSE_SECONDS
-        if late and isinstance(exc, CallTimeout):
-            # A call made by the handler has noticed first that their common deadline passed.
-            return Failure(DEADLINE_EXCEEDED, "the deadline passed", item.id)
+        if item.deadline is not None and isinstance(exc, CallTimeout):
+            # A call made by the handler, or its server, has noticed first that their common
+            # deadline passed. A busy server counts from when the request may have arrived.
+            common = exc._deadline == item.deadline
+            if common or monotonic() >= item.deadline - CLOSE_SECONDS:
+                return Failure(DEADLINE_EXCEEDED, "the deadline passed", item.id)
         return self.log_failure(failure, item, exc)
 
     def end_child(self, item: Item, exc: BaseException | None = None) -> NoReturn:
