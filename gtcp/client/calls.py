@@ -181,9 +181,10 @@ class Calls:
         raw = result is not Any
         pipeline = Pipeline(pool, cmdid, meta, timeout, window, ordered, raw, complete)
         try:
-            for outcome in pipeline.outcomes(source):
+            for item in pipeline.items(source):
+                assert item.outcome is not None
                 try:
-                    value = result_from(outcome, result, self._errors)
+                    value = result_from(item.outcome, result, self._errors, item.deadline)
                 except Exception as exc:
                     if not return_exceptions:
                         raise

@@ -105,8 +105,8 @@ class Pipeline:
         self._helpers: set[Any] = set()
         self._switch: Any = None  # resumes the greenlet that waits for the next outcome
 
-    def outcomes(self, source: Iterator[Any]) -> Iterator[Outcome]:
-        """Yield the outcomes of the calls whose params the source yields."""
+    def items(self, source: Iterator[Any]) -> Iterator[Item]:
+        """Yield the calls, with their outcomes, whose params the source yields."""
         row = max(1, self._window // ROWS)
         more = True
         while more or self._count:
@@ -118,7 +118,7 @@ class Pipeline:
                 if not self._ready():
                     break
                 self._count -= 1
-                yield self._next.popleft().outcome  # type: ignore[misc]
+                yield self._next.popleft()
 
     def arrived(self, item: Item) -> None:
         """Resume the greenlet that waits for this outcome."""

@@ -277,17 +277,17 @@ def _taken(calls: Streams, asked: Asked, progress: Progress) -> Generator[Any, N
     try:
         reply = calls._start(pool, asked, until, progress)
         while reply.more:
-            value = reply.result
-            if type(value) is Raw:
-                value = result_of(reply, asked.result)
+            raw = type(reply.result) is Raw
+            value = result_of(reply, asked.result) if raw else reply.result
             progress.received += 1
             yield value
             if thread_ident() != thread:
                 raise GtcpError("a stream's items have to be taken in the thread it began in")
             assert progress.items is not None
-            reply = progress.items.take(_by(asked.timeout, until))
-        if reply.code:
-            raise error_of(reply, calls._errors)
+            deadline = _by(asked.timeout, until)
+            reply = progress.items.take(deadline)
+        if reply.code:  # that of the first reply was raised before
+            raise error_of(reply, calls._errors, deadline)
         _check_end(reply, progress.received)
     except GtcpError as exc:
         exc.received = progress.received

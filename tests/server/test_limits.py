@@ -57,7 +57,7 @@ def test_a_nested_call_that_ends_by_the_common_deadline_is_a_timeout() -> None:
 
 
 @pytest.mark.parametrize(("timeout", "code"), [(None, 408), (5.0, 500)])
-@pytest.mark.parametrize("how", ["call", "call by name", "stream"])
+@pytest.mark.parametrize("how", ["call", "call by name", "map", "stream", "item"])
 def test_a_nested_server_that_is_late_before_its_caller_answers_for_their_common_deadline(
     timeout: float | None, code: int, how: str
 ) -> None:
@@ -67,7 +67,10 @@ def test_a_nested_server_that_is_late_before_its_caller_answers_for_their_common
     def script(peer: Peer) -> None:
         if how == "call by name":
             peer.answer(peer.request(), result=[{"cmdid": 1, "name": "one"}])
-        peer.answer(peer.request(), **late)
+        request = peer.request()
+        if how == "item":
+            peer.answer(request, result=1, more=True, item=0)
+        peer.answer(request, **late)
         peer.silence()
 
     outer = gtcp.Commands()
@@ -76,8 +79,10 @@ def test_a_nested_server_that_is_late_before_its_caller_answers_for_their_common
         @outer.handler(1)
         def nested(request: gtcp.Request) -> None:
             with gtcp.Client(fake.address, timeout=timeout, retries=0) as client:
-                if how == "stream":
-                    next(client.stream(1))
+                if how == "map":
+                    list(client.map(1, [None]))
+                if how in ("stream", "item"):
+                    list(client.stream(1))
                 client.call(1 if how == "call" else "one")
 
         with serving(outer) as server, server.line() as line:
