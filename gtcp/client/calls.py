@@ -203,7 +203,7 @@ def result_from(
     outcome: Outcome,
     wanted: Any,
     errors: Mapping[int, type[CommandError]],
-    deadline: float | None = None,
+    deadline: float | None,
 ) -> Any:
     """The result of a call as the type that the caller asked for.
 

@@ -106,7 +106,7 @@ class Manager:
     def _is_up(self) -> bool:
         try:
             return self.try_ctl("is-active", "boot.target").returncode == 0
-        except (OSError, IndexError):
+        except OSError:  # it has ended
             return False
 
     def _is_ours(self, process: Path) -> bool:

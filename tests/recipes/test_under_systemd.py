@@ -11,14 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.doc_blocks import parse
 from tests.helpers import PATIENCE, eventually, free_port
 from tests.recipes.systemd_manager import Manager
+from tests.recipes.test_units import PAGE, units
 from tests.server.services import PID, Load, Waiting, attempt, call, pids, write_app
 
 pytestmark = [pytest.mark.programs, pytest.mark.slow]
-
-PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "systemd.md"
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +36,8 @@ class Shop:
     def __init__(self, manager: Manager, folder: Path) -> None:
         self.address = f"127.0.0.1:{free_port()}"
         self._manager = manager
-        bin_folder = str(Path(sys.executable).parent)
         changes = {
-            "/srv/shop/.venv/bin": bin_folder,
+            "/srv/shop/.venv/bin": str(Path(sys.executable).parent),
             " --secret-file /srv/shop/secret": "",  # it listens on the loopback only
             "/srv/shop": str(folder),
             "0.0.0.0:8889": self.address,
@@ -49,13 +46,11 @@ class Shop:
         }
         if manager.version < 253:  # as the page says
             changes["Type=notify-reload"] = "Type=notify\nExecReload=/bin/kill -HUP $MAINPID"
-        for block in parse(PAGE.read_text("utf-8")):
-            if block.language == "ini":
-                name = block.text.partition("\n")[0].removeprefix("# ")
-                text = block.text.replace("[Unit]\n", "[Unit]\nDefaultDependencies=no\n")
-                for old, new in changes.items():
-                    text = text.replace(old, new)
-                (manager.units / name).write_text(text)
+        changes["[Unit]\n"] = "[Unit]\nDefaultDependencies=no\n"
+        for name, text in units(PAGE).items():
+            for old, new in changes.items():
+                text = text.replace(old, new)
+            (manager.units / name).write_text(text)
         manager.ctl("daemon-reload")
 
     def change(self, old: str, new: str) -> None:

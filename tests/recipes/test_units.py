@@ -19,18 +19,22 @@ PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "systemd.md"
 OLD = "Failed to parse service type, ignoring: notify-reload"
 
 
+def units(page: Path) -> dict[str, str]:
+    """Return the units of a page by their names."""
+    texts = [each.text for each in parse(page.read_text("utf-8")) if each.language == "ini"]
+    return {each.partition("\n")[0].removeprefix("# "): each for each in texts}
+
+
 def verify(folder: Path) -> list[str]:
     """Write the units of the page, with this Python's programs; return what systemd says."""
     program = shutil.which("systemd-analyze")
     if program is None:
         pytest.skip("systemd is not installed")
     names = []
-    for block in parse(PAGE.read_text("utf-8")):
-        if block.language == "ini":
-            name = block.text.partition("\n")[0].removeprefix("# ")
-            text = block.text.replace("/srv/shop/.venv/bin", str(Path(sys.executable).parent))
-            (folder / name).write_text(text.replace("/srv/shop", str(folder)))
-            names.append(str(folder / name))
+    for name, text in units(PAGE).items():
+        ours = text.replace("/srv/shop/.venv/bin", str(Path(sys.executable).parent))
+        (folder / name).write_text(ours.replace("/srv/shop", str(folder)))
+        names.append(str(folder / name))
     ended = subprocess.run(
         [program, "verify", "--man=no", *names], capture_output=True, text=True, cwd=folder
     )

@@ -5,7 +5,6 @@ import json
 import logging
 import socket
 import struct
-import threading
 import time
 from collections import Counter, deque
 from contextlib import ExitStack
@@ -19,7 +18,7 @@ from gevent.event import Event
 import gtcp
 from gtcp.server.commands.table import Table
 from gtcp.server.connections import connection, scheduler
-from tests.helpers import PATIENCE, Gate, Hold, Serving, compute, eventually, serving, ticking
+from tests.helpers import Gate, Hold, Serving, compute, eventually, serving, ticking
 
 PING = {"cmdid": 0}
 
@@ -366,13 +365,12 @@ def test_a_reply_does_not_cut_into_one_that_the_peer_has_not_taken_yet(commands,
 def test_what_came_on_a_connection_that_has_closed_is_not_taken_for_its_successors(
     commands, together
 ):
-    begun, connected = threading.Event(), threading.Event()
+    hold = Hold()
 
     @commands.handler(3)
     def close_the_oldest(request):
         gevent.spawn(oldest[0].close)
-        begun.set()
-        assert connected.wait(PATIENCE)
+        hold.handler(request)
 
     with serving(commands) as running, ExitStack() as stack:
         line, busy, *others = [stack.enter_context(running.line()) for _ in range(7)]
@@ -385,9 +383,9 @@ def test_what_came_on_a_connection_that_has_closed_is_not_taken_for_its_successo
             for each in others:
                 each.send({"cmdid": 3})
             line.finish()
-        begun.wait()
+        hold.wait()
         late = stack.enter_context(running.line())
-        connected.set()
+        hold.end()
         assert [each.reply()["code"] for each in others] == [0] * 5
         late.sock.settimeout(3)
         assert late.ask(PING)["code"] == 0

@@ -33,6 +33,15 @@ def start(tmp_path: Path) -> Iterator[Start]:
         yield start
 
 
+def told_to_stop(start: Start, cmdid: int, *flags: str) -> Supervised:
+    """Start a server, call a command, and stop the server."""
+    process, address = start(*SERVE, *flags)
+    with Line(address) as line:
+        assert line.ask({"cmdid": cmdid})["code"] == 0
+    process.send(signal.SIGTERM)
+    return process
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("cmdid", "flags", "hangs"),
@@ -45,10 +54,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 def test_it_ends_some_seconds_after_the_drain_and_says_what_hangs(
     start: Start, cmdid: int, flags: tuple[str, ...], hangs: str
 ) -> None:
-    process, address = start(*SERVE, *flags)
-    with Line(address) as line:
-        assert line.ask({"cmdid": cmdid})["code"] == 0
-    process.send(signal.SIGTERM)
+    process = told_to_stop(start, cmdid, *flags)
     assert process.end() == 1
     assert f"not ended 10 s after the drain, ending now; it waits for {hangs}" in process.log
 
@@ -80,10 +86,7 @@ def test_it_ends_sooner_after_a_second_signal(
 
 @pytest.mark.slow
 def test_it_ends_when_no_other_thread_runs_any_more(start: Start) -> None:
-    process, address = start(*SERVE)
-    with Line(address) as line:
-        assert line.ask({"cmdid": OBJECT})["code"] == 0
-    process.send(signal.SIGTERM)
+    process = told_to_stop(start, OBJECT)
     assert process.end() == 1
     assert "not ended 10 s after" not in process.log
     assert "in __del__" in process.log
@@ -91,11 +94,7 @@ def test_it_ends_when_no_other_thread_runs_any_more(start: Start) -> None:
 
 
 def test_a_process_that_is_forked_at_exit_ends(start: Start) -> None:
-    process, address = start(*SERVE)
-    with Line(address) as line:
-        assert line.ask({"cmdid": FORK})["code"] == 0
-    process.send(signal.SIGTERM)
-    assert process.end() == 0
+    assert told_to_stop(start, FORK).end() == 0
 
 
 def test_a_signal_during_shutdown_ends_it(start: Start) -> None:
